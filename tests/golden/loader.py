@@ -1,0 +1,39 @@
+"""Golden tensors: inputs, weights and outputs of the original PyTorch modules, and how to read them.
+
+The files are described in the golden README that comes with them. `WMPO_GOLDEN` names another folder
+(other random sizes, same file names); the default is the copy in this repository.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+DEFAULT_FOLDER = Path(__file__).parent / "data"
+
+
+def golden_files(prefix: str) -> list[Path]:
+    """All files `<prefix>_*.safetensors` of the golden folder; raises if there is none."""
+    folder = Path(os.environ.get("WMPO_GOLDEN", DEFAULT_FOLDER))
+    files = sorted(folder.glob(f"{prefix}_*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no {prefix}_*.safetensors in {folder}")
+    return files
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors by name, and the metadata with every JSON value decoded (other values stay text)."""
+    with safe_open(path, "np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = {name: _decode(text) for name, text in (file.metadata() or {}).items()}
+    return tensors, metadata
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
