@@ -1,0 +1,98 @@
+"""Group-relative policy optimisation as WMPO uses it: pure functions of arrays.
+
+G groups of M episodes share a start; episodes are ordered group by group (B = G*M).
+X counts the action tokens of an episode (X = N*K*A), in the order of execution.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+REWARD = 5.0  # of a success; its scale cancels in the advantage (up to EPSILON)
+EPSILON = 1e-6
+
+
+def mixed_groups(success_B: jax.Array, group_size: int) -> jax.Array:
+    """bool_G: groups with at least one success and one failure; only these carry a gradient.
+
+    With M = 8 this is the reference's filter 0.1 <= mean success <= 0.9.
+    """
+    count_G = success_B.reshape(-1, group_size).sum(axis=1)
+    return (count_G > 0) & (count_G < group_size)
+
+
+def group_advantages(success_B: jax.Array, group_size: int) -> jax.Array:
+    """float32_B: A_i = (R_i - mean_g R) / (std_g R + 1e-6), R = 5 on success, std with M-1.
+
+    A group of one has no spread to compare with: mean 0 and std 1 are used, as in the reference.
+    """
+    reward_GM = REWARD * success_B.astype(jnp.float32).reshape(-1, group_size)
+    if group_size == 1:
+        return reward_GM.reshape(-1) / (1.0 + EPSILON)
+    mean_G1 = reward_GM.mean(axis=1, keepdims=True)
+    std_G1 = reward_GM.std(axis=1, ddof=1, keepdims=True)
+    return ((reward_GM - mean_G1) / (std_G1 + EPSILON)).reshape(-1)
+
+
+def token_mask(finish_step_B: jax.Array, num_tokens: int, action_dim: int) -> jax.Array:
+    """bool_BX: tokens of the actions that were executed before the episode was finished."""
+    return jnp.arange(num_tokens) < (finish_step_B * action_dim)[:, None]
+
+
+def token_log_probs(
+    logits_XV: jax.Array, tokens_X: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """(log-probability, entropy in nats) of each token under softmax(logits / temperature)."""
+    log_probs_XV = jax.nn.log_softmax(logits_XV / temperature, axis=-1)
+    log_prob_X = jnp.take_along_axis(log_probs_XV, tokens_X[..., None], axis=-1)[..., 0]
+    return log_prob_X, -(jnp.exp(log_probs_XV) * log_probs_XV).sum(axis=-1)
+
+
+def masked_mean(values: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
+    """Mean of `values` where `mask`; 0 where nothing is masked in."""
+    total = jnp.where(mask, values, 0.0).sum(axis=axis)
+    return total / jnp.maximum(mask.sum(axis=axis), 1)
+
+
+def clipped_objective(
+    log_prob: jax.Array,
+    old_log_prob: jax.Array,
+    advantage: jax.Array,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Per token: (max(-A r, -A clip(r, 1-low, 1+high)), whether the clipped term was larger)."""
+    ratio = jnp.exp(log_prob - old_log_prob)
+    plain = -advantage * ratio
+    clipped = -advantage * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    return jnp.maximum(plain, clipped), clipped > plain
+
+
+class PolicyLossMetrics(struct.PyTreeNode):
+    """Means over episodes of per-episode token means."""
+
+    clip_fraction: jax.Array
+    kl: jax.Array
+
+
+def policy_loss(
+    log_prob_BX: jax.Array,
+    old_log_prob_BX: jax.Array,
+    advantage_BX: jax.Array,
+    mask_BX: jax.Array,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[jax.Array, PolicyLossMetrics]:
+    """Mean over episodes of the masked token mean: every episode weighs the same.
+
+    No KL term, no entropy bonus (reference: verl actor, wmpo fact sheet section 5.3). The KL
+    reported is the mean of old - new log-probabilities.
+    """
+    loss_BX, clipped_BX = clipped_objective(
+        log_prob_BX, old_log_prob_BX, advantage_BX, clip_low, clip_high
+    )
+    metrics = PolicyLossMetrics(
+        clip_fraction=masked_mean(clipped_BX.astype(jnp.float32), mask_BX, axis=1).mean(),
+        kl=masked_mean(old_log_prob_BX - log_prob_BX, mask_BX, axis=1).mean(),
+    )
+    return masked_mean(loss_BX, mask_BX, axis=1).mean(), metrics

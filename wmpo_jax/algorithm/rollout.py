@@ -1,0 +1,84 @@
+"""The one rollout: a policy in a world, scanned over chunks. Reality or imagination, it cannot tell."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from wmpo_jax.algorithm.protocols import ChunkOutcome, Dynamics, Observation, Policy, PolicyOutput
+from wmpo_jax.algorithm.trajectory import Trajectory, first_success
+
+
+def rollout(
+    policy: Policy, dynamics: Dynamics, start: Any, key: jax.Array, num_chunks: int
+) -> Trajectory:
+    """Runs `policy` for `num_chunks` chunks from every start (WMPO section 3, algorithm 1).
+
+    Args:
+      policy: called on the newest frame of each chunk.
+      dynamics: MJX or the world model with its reward model.
+      start: pytree with leading axis B that `dynamics.reset` understands.
+      key: jax PRNG key.
+      num_chunks: N, static.
+    """
+    reset_key, scan_key = jax.random.split(key)
+    state, observation = dynamics.reset(start, reset_key)
+
+    def one_chunk(
+        carry: tuple[Any, Observation], chunk_key: jax.Array
+    ) -> tuple[tuple[Any, Observation], tuple[PolicyOutput, ChunkOutcome]]:
+        state, observation = carry
+        policy_key, world_key = jax.random.split(chunk_key)
+        choice = policy(observation, policy_key)
+        state, observation, outcome = dynamics.step(state, choice.actions_BKA, world_key)
+        return (state, observation), (choice, outcome)
+
+    keys = jax.random.split(scan_key, num_chunks)
+    _, (choices, outcomes) = jax.lax.scan(one_chunk, (state, observation), keys)
+    return _to_trajectory(observation, choices, outcomes)
+
+
+def replay(
+    actions_BNKA: jax.Array, dynamics: Dynamics, start: Any, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Executes recorded normalised chunks: (frames_BTHWC uint8, success_B bool, finish_step_B)."""
+    reset_key, scan_key = jax.random.split(key)
+    state, first = dynamics.reset(start, reset_key)
+
+    def one_chunk(state: Any, chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, ChunkOutcome]:
+        actions_BKA, chunk_key = chunk
+        state, _, outcome = dynamics.step(state, actions_BKA, chunk_key)
+        return state, outcome
+
+    keys = jax.random.split(scan_key, actions_BNKA.shape[1])
+    _, outcomes = jax.lax.scan(one_chunk, state, (actions_BNKA.swapaxes(0, 1), keys))
+    success_B, finish_step_B = first_success(_join(outcomes.success_BK))
+    return _film(first, outcomes), success_B, finish_step_B
+
+
+def _join(scanned_NBK: jax.Array) -> jax.Array:
+    return rearrange(scanned_NBK, "n b k ... -> b (n k) ...")
+
+
+def _film(first: Observation, outcomes: ChunkOutcome) -> jax.Array:
+    return jnp.concatenate([first.frame_BHWC[:, None], _join(outcomes.frames_BKHWC)], axis=1)
+
+
+def _to_trajectory(
+    first: Observation, choices: PolicyOutput, outcomes: ChunkOutcome
+) -> Trajectory:
+    choices = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), choices)
+    invalid_B = outcomes.invalid_B.any(axis=0)
+    success_BT = _join(outcomes.success_BK) & ~invalid_B[:, None]
+    success_B, finish_step_B = first_success(success_BT)
+    return Trajectory(
+        frames_BTHWC=_film(first, outcomes),
+        tokens_BNKA=choices.tokens_BKA,
+        actions_BNKA=choices.actions_BKA,
+        log_probs_BNKA=choices.log_probs_BKA,
+        goal_B=first.goal_B,
+        success_B=success_B,
+        finish_step_B=finish_step_B,
+        invalid_B=invalid_B,
+    )
