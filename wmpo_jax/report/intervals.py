@@ -1,0 +1,139 @@
+"""How far a success rate can be trusted: 95 % intervals for one rate and for a paired difference.
+
+All inputs are outcomes of episodes: bool arrays [n], one entry per evaluation start.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Z_95 = 1.959963984540054
+# 97.5 % quantiles of Student's t for 1, 2, ... 9 degrees of freedom (any statistics textbook).
+T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % limits, as fractions (0.1 = 10 points)."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class SeedSummary(NamedTuple):
+    """The mean paired difference over training seeds with two intervals that answer two questions.
+
+    Attributes:
+      pooled: only the luck of the episodes; "do these very policies differ?"
+      between: the spread of the seeds, Student's t; "would another seed improve too?" None for
+        one seed, which says nothing about the next.
+    """
+
+    pooled: Interval
+    between: Interval | None
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's score interval of a rate (Wilson, JASA 22, 1927); sensible at 0 and at n as well.
+
+    Raises:
+      ValueError: n < 1, or successes outside 0..n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} episodes is not a rate")
+    p = successes / n
+    shrink = 1 + Z_95**2 / n
+    centre = (p + Z_95**2 / (2 * n)) / shrink
+    half = Z_95 / shrink * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n))
+    # At 0 and n the exact limit is p itself; rounding may miss it by 1e-17.
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+
+
+def paired_difference(before: np.ndarray, after: np.ndarray) -> Interval:
+    """Newcombe's interval of `after - before` for the same n starts met by two policies.
+
+    Method 10 of Newcombe, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17 (1998) 2635-2650: the two Wilson
+    intervals are combined by squares, less what the two outcomes share. Unlike the normal
+    interval it neither collapses when all pairs agree nor leaves [-1, 1].
+
+    Args:
+      before, after: bool [n]; entry i of both belongs to the same start.
+
+    Raises:
+      ValueError: different shapes or no episode.
+    """
+    if before.shape != after.shape or before.ndim != 1 or before.size == 0:
+        raise ValueError(f"not paired outcomes: shapes {before.shape} and {after.shape}")
+    n = before.size
+    rate_after = wilson(int(after.sum()), n)
+    rate_before = wilson(int(before.sum()), n)
+    phi = _paired_correlation(before.astype(bool), after.astype(bool))
+    difference = rate_after.estimate - rate_before.estimate
+
+    def distance(down: float, up: float) -> float:
+        return math.sqrt(max(0.0, down**2 - 2 * phi * down * up + up**2))
+
+    low = distance(rate_after.estimate - rate_after.low, rate_before.high - rate_before.estimate)
+    high = distance(rate_before.estimate - rate_before.low, rate_after.high - rate_after.estimate)
+    return Interval(difference, difference - low, difference + high)
+
+
+def _paired_correlation(before: np.ndarray, after: np.ndarray) -> float:
+    """Newcombe's phi: positive correlations are reduced by n/2 (a continuity correction)."""
+    both, neither = int((before & after).sum()), int((~before & ~after).sum())
+    lost, won = int((before & ~after).sum()), int((~before & after).sum())
+    margins = (both + won) * (lost + neither) * (both + lost) * (won + neither)
+    if margins == 0:
+        return 0.0
+    determinant = both * neither - won * lost
+    if determinant > 0:
+        determinant = max(0.0, determinant - before.size / 2)
+    return determinant / math.sqrt(margins)
+
+
+def over_seeds(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> SeedSummary:
+    """Combines (before, after) outcomes of several training seeds, bool [n_seed] each.
+
+    The estimate is the mean over seeds of each seed's mean paired difference, every seed weighing
+    the same. Pooled standard error: sqrt(sum of var_s / n_s) / seeds, with var_s the variance
+    (ddof 1) of the per-episode differences of -1, 0, 1. It takes the seeds' evaluation starts for
+    independent; seeds that met the same starts share their luck, and it is then too narrow.
+
+    Raises:
+      ValueError: no seed, unpaired outcomes, or a seed with fewer than two episodes.
+    """
+    if not pairs or any(b.shape != a.shape or b.ndim != 1 or b.size < 2 for b, a in pairs):
+        raise ValueError("every seed needs two outcome arrays of one length, two episodes or more")
+    differences = [after.astype(float) - before.astype(float) for before, after in pairs]
+    means = np.array([difference.mean() for difference in differences])
+    seeds, estimate = len(means), float(means.mean())
+    variance = sum(float(d.var(ddof=1)) / d.size for d in differences)
+    pooled = _around(estimate, Z_95 * math.sqrt(variance) / seeds)
+    if seeds == 1:
+        return SeedSummary(pooled, None)
+    spread = student_t_95(seeds - 1) * float(means.std(ddof=1)) / math.sqrt(seeds)
+    return SeedSummary(pooled, _around(estimate, spread))
+
+
+def student_t_95(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t.
+
+    A table up to 9 degrees of freedom, then the expansion about the normal quantile (Abramowitz
+    and Stegun 26.7.5), right to 2e-4.
+    """
+    if degrees <= len(T_95):
+        return T_95[degrees - 1]
+    z, v = Z_95, degrees
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+
+
+def _around(estimate: float, half: float) -> Interval:
+    return Interval(estimate, estimate - half, estimate + half)
