@@ -1,0 +1,82 @@
+"""Files that are written whole or not at all, and read with an error that says what to do."""
+
+import contextlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+
+from wmpo_jax.runtime.errors import UserError
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary neighbour of `path` that takes its name once it is safely on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written: {error.strerror}.") from error
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """After a kill or a power cut `path` holds the old content or the new, never half.
+
+    On several hosts only process 0 writes; the others return at once.
+
+    Raises:
+      UserError: the disk is full or the place is not writable.
+    """
+    if jax.process_index() == 0:
+        with _replacing(path) as file:
+            file.write(content)
+
+
+def save_json(path: Path, value: Any) -> None:
+    """`atomic_write` of `value` as JSON."""
+    atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def load_json(path: Path) -> Any:
+    """Reads a JSON file; UserError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: run the stage that writes it first.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run again.") from error
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays (anything `np.asarray` takes) as one uncompressed .npz, atomically."""
+    if jax.process_index() == 0:
+        with _replacing(path) as file:
+            np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+
+
+def load_arrays(path: Path, stage: str) -> dict[str, np.ndarray]:
+    """Reads the whole of an .npz; `stage` is the stage that writes it, for the error message.
+
+    Raises:
+      UserError: the file is missing, truncated or damaged (zip checksums are verified).
+    """
+    mend = f"delete stages/{stage}.json in the workdir and run again, stage {stage} writes it"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: {mend}.") from error
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}.") from error

@@ -1,0 +1,115 @@
+"""Metrics of one stage: JSON lines always, TensorBoard when asked for."""
+
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.files import atomic_write
+
+
+class MetricWriter:
+    """Appends `{"step": 10, "seconds": <unix time>, "sft/loss": 0.3}` to `<stage>.jsonl`.
+
+    A record is written when the next one arrives, so that fetching its values from the device
+    does not make the device wait. `flush` (or leaving the `with`) writes the last one; flush
+    before a checkpoint, or a killed run may lose one record.
+
+    Args:
+      directory: the workdir's `metrics`.
+      stage: names the file and prefixes every metric.
+      resume_step: the step that was restored; later records of an interrupted run are dropped,
+        because they are about to be made again.
+      tensorboard: also write event files under `<directory>/<stage>/`.
+
+    Raises:
+      UserError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(
+        self, directory: Path, stage: str, resume_step: int = 0, tensorboard: bool = False
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._stage = stage
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._board = _open_board(directory / stage) if tensorboard and _is_main() else None
+        path = directory / f"{stage}.jsonl"
+        records = [r for r in read_metrics(path) if r["step"] <= resume_step] if resume_step else []
+        atomic_write(path, "".join(json.dumps(r) + "\n" for r in records).encode())
+        self._file = path.open("a") if _is_main() else None
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Records scalars (Python numbers or 0-d arrays) of a step.
+
+        Raises:
+          UserError: a metric called `loss` or `..._loss` of the previous record is not finite.
+        """
+        self.flush()
+        self._pending = (step, scalars)
+
+    def flush(self) -> None:
+        """Writes the record that is held back."""
+        if self._pending is None:
+            return
+        step, scalars = self._pending
+        self._pending = None
+        values = {f"{self._stage}/{k}": float(v) for k, v in jax.device_get(dict(scalars)).items()}
+        if self._file is not None:
+            record = {"step": step, "seconds": round(time.time(), 2), **values}
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            self._board.write_scalars(step, values)
+        for name, value in values.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise UserError(
+                    f"{name} is {value} at step {step}: lower the learning rate of stage "
+                    f"{self._stage} and start it again; its last checkpoint is from before this."
+                )
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """All complete records of a metrics file, [] when there is none.
+
+    A last line without its end (the process was killed in it) is left out.
+    """
+    if not path.exists():
+        return []
+    complete, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in complete.splitlines()]
+
+
+def _is_main() -> bool:
+    return jax.process_index() == 0
+
+
+def _open_board(directory: Path) -> Any:
+    missing = [n for n in ("clu", "tensorflow", "tensorboard") if not importlib.util.find_spec(n)]
+    if missing:
+        raise UserError(
+            f"TensorBoard logging needs {', '.join(missing)}: pip install 'wmpo_jax[tensorboard]' "
+            "or set tensorboard to False in the config."
+        )
+    from clu import metric_writers  # imports tensorflow: seconds, and only for those who ask
+
+    return metric_writers.SummaryWriter(str(directory))

@@ -1,0 +1,44 @@
+"""Stopping politely: SIGTERM and Ctrl-C set a flag that loops look at after each step."""
+
+import signal
+from types import FrameType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+EXIT_CODE = 75  # EX_TEMPFAIL: schedulers that retry read it as "run me again"
+
+_requested = False
+
+
+class Preempted(Exception):
+    """A stage has saved its state and stopped because it was asked to."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        super().__init__(f"stopped at step {step} of stage {stage}; the same command continues")
+
+
+def install() -> None:
+    """Catches SIGTERM and the first SIGINT; a second SIGINT interrupts at once."""
+    global _requested
+    _requested = False
+    signal.signal(signal.SIGTERM, _request)
+    signal.signal(signal.SIGINT, _request)
+
+
+def _request(signum: int, frame: FrameType | None) -> None:
+    global _requested
+    _requested = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def requested() -> bool:
+    """Whether to save and raise Preempted now.
+
+    With several hosts it is true on all of them as soon as one was asked; they must all call it
+    at the same step, since it is a collective there.
+    """
+    if jax.process_count() == 1:
+        return _requested
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(_requested))))

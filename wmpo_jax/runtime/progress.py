@@ -1,0 +1,92 @@
+"""What a long job is doing: a bar with time left, and seconds per phase."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Self
+
+import jax
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0  # in a log file a redrawn bar is noise
+
+
+class Progress:
+    """A bar on a terminal, a line every ten seconds elsewhere; silent on processes other than 0.
+
+    Args:
+      total: units of work in all.
+      initial: units done before this process started (restored from a checkpoint).
+      phase: what is being done, shown in front.
+    """
+
+    def __init__(self, total: int, initial: int, phase: str) -> None:
+        self._tty = sys.stderr.isatty()
+        self._phase, self._total, self._initial = phase, total, initial
+        self._done, self._headline = initial, ""
+        self._started = self._last_line = time.monotonic()
+        self._bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=phase,
+            disable=not self._tty or jax.process_index() != 0,
+            dynamic_ncols=True,
+        )
+
+    def update(self, n: int = 1, headline: str = "") -> None:
+        """Advances by `n`; `headline` is one metric worth watching, such as `loss 0.312`."""
+        self._done += n
+        self._headline = headline or self._headline
+        self._bar.set_postfix_str(self._headline, refresh=False)
+        self._bar.update(n)
+        if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        if self._tty or jax.process_index() != 0:
+            return
+        line = tqdm.format_meter(
+            self._done,
+            self._total,
+            self._last_line - self._started,
+            prefix=self._phase,
+            initial=self._initial,
+            postfix=self._headline,
+            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+        )
+        print(line, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._print_line()
+        self._bar.close()
+
+
+class PhaseTimer:
+    """Adds up wall seconds per phase name (policy, world_model, decode, reward, update ...).
+
+    JAX returns before the work is done: block on a phase's result inside its `with`, or the next
+    phase is charged for it.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+    def take(self) -> dict[str, float]:
+        """`{"seconds_policy": 1.2, ...}` since the last call, ready for a MetricWriter."""
+        taken = {f"seconds_{phase}": spent for phase, spent in self.seconds.items()}
+        self.seconds = {}
+        return taken
