@@ -1,0 +1,94 @@
+"""What every real environment promises: pure functions of one world, safe under jit and vmap."""
+
+from typing import Any, Protocol
+
+import jax
+from flax import struct
+
+
+class EnvState(struct.PyTreeNode):
+    """Everything there is to know about one world between two control steps.
+
+    Attributes:
+      physics: pytree of arrays owned by the simulator.
+      goal: int32 index into `Environment.instructions`.
+      success: bool, latched: the task has been solved at or before this step.
+      invalid: bool, latched: the physics produced a NaN or an infinity, and the world is frozen
+        at its last finite state.
+      step: int32, control steps executed.
+      memory: pytree owned by the task, for what the physics alone does not remember.
+    """
+
+    physics: Any
+    goal: jax.Array
+    success: jax.Array
+    invalid: jax.Array
+    step: jax.Array
+    memory: Any
+
+
+class Environment(Protocol):
+    """A task: one world, its camera, and the people who act in it. Callers vmap.
+
+    Attributes:
+      name: key in the registry.
+      instructions: what can be asked for; `EnvState.goal` points into it.
+      action_dim: length of an action; each entry lies in [-1, 1].
+      horizon: control steps in an episode, a multiple of `chunk`.
+      chunk: actions executed open-loop between two looks at the picture.
+      image_size: height and width of a frame in pixels.
+    """
+
+    name: str
+    instructions: tuple[str, ...]
+    action_dim: int
+    horizon: int
+    chunk: int
+    image_size: int
+
+    def reset(self, seed: jax.Array) -> EnvState:
+        """A start drawn from the int32 scalar `seed`; equal seeds give equal starts."""
+        ...
+
+    def step(self, state: EnvState, action_A: jax.Array) -> EnvState:
+        """One control step of float32 `action_A`, which is clipped to [-1, 1]."""
+        ...
+
+    def render(self, state: EnvState) -> jax.Array:
+        """uint8 [H, W, 3]."""
+        ...
+
+    def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
+        """A scripted demonstrator that reads the true state; float32 [A] in [-1, 1].
+
+        Its aim is off by `bias` metres in a fixed direction: the flaw that reinforcement
+        learning should find and mend. Scripts here are deterministic; `key` belongs to the
+        signature that they share with `play`.
+        """
+        ...
+
+    def play(self, state: EnvState, episode_key: jax.Array) -> jax.Array:
+        """Task-agnostic motion that does not know the goal; float32 [A] in [-1, 1]."""
+        ...
+
+
+class Episodes(struct.PyTreeNode):
+    """Real episodes, all `horizon` steps long; T = horizon + 1 frames, T - 1 actions.
+
+    Attributes:
+      frames_BTHWC: uint8, frame t is seen before action t.
+      actions_BTA: float32 [B, T - 1, A] in [-1, 1], as executed.
+      labels_BTA: float32 [B, T - 1, A], what the actor meant to do in the state it was in.
+      goal_B: int32 index into the task's instructions.
+      success_B: bool, solved at some step.
+      finish_step_B: int32, actions executed when success first held; horizon if it never did.
+      invalid_B: bool, the physics broke down.
+    """
+
+    frames_BTHWC: jax.Array
+    actions_BTA: jax.Array
+    labels_BTA: jax.Array
+    goal_B: jax.Array
+    success_B: jax.Array
+    finish_step_B: jax.Array
+    invalid_B: jax.Array

@@ -1,0 +1,26 @@
+"""Which environments exist, by name."""
+
+from collections.abc import Callable
+
+from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.tabletop.env import TabletopEnv
+from wmpo_jax.envs.tabletop.tasks.press import Press
+from wmpo_jax.runtime.errors import UserError
+
+_FACTORIES: dict[str, Callable[[int], Environment]] = {
+    "press": lambda image_size: TabletopEnv(Press(), image_size),
+}
+
+
+def names() -> tuple[str, ...]:
+    return tuple(sorted(_FACTORIES))
+
+
+def make(name: str, image_size: int = 32) -> Environment:
+    """The environment called `name`, with frames of `image_size` x `image_size` pixels."""
+    if name not in _FACTORIES:
+        raise UserError(
+            f"There is no environment called {name!r}; set the config's env name to one of "
+            f"{', '.join(names())}."
+        )
+    return _FACTORIES[name](image_size)

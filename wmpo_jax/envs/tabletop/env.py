@@ -1,0 +1,171 @@
+"""The environment around a tabletop task: MJX physics, the ray-cast picture, random play."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import mujoco
+from flax import struct
+from mujoco import mjx
+
+from wmpo_jax.envs.protocol import EnvState
+from wmpo_jax.envs.tabletop import motion
+from wmpo_jax.envs.tabletop.camera import Camera
+
+
+class Physics(struct.PyTreeNode):
+    """The part of `mjx.Data` that has to survive a control step, for one world.
+
+    Attributes:
+      qpos, qvel: generalised positions and velocities.
+      target: position the tool is commanded to go to, metres [3].
+      warmstart: accelerations that the constraint solver starts from.
+      mocap_pos: positions of the bodies that nothing moves, metres [M, 3].
+      geom_xpos, geom_xmat: poses of the geoms in the world [G, 3] and [G, 3, 3], at `qpos`.
+    """
+
+    qpos: jax.Array
+    qvel: jax.Array
+    target: jax.Array
+    warmstart: jax.Array
+    mocap_pos: jax.Array
+    geom_xpos: jax.Array
+    geom_xmat: jax.Array
+
+    @property
+    def tool(self) -> jax.Array:
+        """Position of the tool's centre, metres [3]."""
+        return self.qpos[:3]
+
+
+class Layout(struct.PyTreeNode):
+    """A start: positions, and what is asked for."""
+
+    qpos: jax.Array
+    mocap_pos: jax.Array
+    goal: jax.Array
+
+
+class Task(Protocol):
+    """What differs between tabletop tasks.
+
+    Attributes:
+      model: the compiled scene, with a camera called "table" and the tool first in `qpos`.
+      reach: metres that a full action moves the commanded target.
+      substeps: physics steps in a control step.
+      low, high: corners of the tool's workspace, metres, three each.
+      toys: ids of the geoms that play should meet.
+    """
+
+    name: str
+    instructions: tuple[str, ...]
+    action_dim: int
+    horizon: int
+    chunk: int
+    model: mujoco.MjModel
+    reach: float
+    substeps: int
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    toys: tuple[int, ...]
+
+    def layout(self, key: jax.Array) -> Layout: ...
+
+    def solved(self, physics: Physics, goal: jax.Array) -> jax.Array: ...
+
+    def colors(self, state: EnvState) -> jax.Array | None:
+        """RGBA of every geom [G, 4], or None for the colours of the model."""
+        ...
+
+    def expert(self, state: EnvState, bias: float) -> jax.Array: ...
+
+
+class TabletopEnv:
+    """A `Task` on the table, answering `wmpo_jax.envs.protocol.Environment`."""
+
+    def __init__(self, task: Task, image_size: int) -> None:
+        self.task = task
+        self.name = task.name
+        self.instructions = task.instructions
+        self.action_dim = task.action_dim
+        self.horizon = task.horizon
+        self.chunk = task.chunk
+        self.image_size = image_size
+        self._camera = Camera.from_model(task.model, "table", image_size, image_size)
+        self._model = mjx.put_model(task.model, impl="jax")
+        self._data = mjx.make_data(task.model, impl="jax")
+        self._low = jnp.array(task.low)
+        self._high = jnp.array(task.high)
+
+    def reset(self, seed: jax.Array) -> EnvState:
+        layout = self.task.layout(jax.random.key(seed))
+        data = self._data.replace(qpos=layout.qpos, mocap_pos=layout.mocap_pos)
+        return EnvState(
+            physics=self._keep(mjx.kinematics(self._model, data), layout.qpos[:3]),
+            goal=layout.goal,
+            success=jnp.zeros((), bool),
+            invalid=jnp.zeros((), bool),
+            step=jnp.zeros((), jnp.int32),
+            memory=(),
+        )
+
+    def step(self, state: EnvState, action_A: jax.Array) -> EnvState:
+        action_A = jnp.clip(action_A, -1.0, 1.0)
+        physics = self._advance(state.physics, action_A)
+        finite = jnp.isfinite(physics.qpos).all() & jnp.isfinite(physics.qvel).all()
+        alive = finite & ~state.invalid
+        physics = jax.tree.map(lambda new, old: jnp.where(alive, new, old), physics, state.physics)
+        return state.replace(
+            physics=physics,
+            success=state.success | (alive & self.task.solved(physics, state.goal)),
+            invalid=~alive,
+            step=state.step + 1,
+        )
+
+    def render(self, state: EnvState) -> jax.Array:
+        physics = state.physics
+        return self._camera.render(physics.geom_xpos, physics.geom_xmat, self.task.colors(state))
+
+    def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
+        del key  # see Environment.expert
+        return self.task.expert(state, bias)
+
+    def play(self, state: EnvState, episode_key: jax.Array) -> jax.Array:
+        way_key, noise_key = jax.random.split(episode_key)
+        segment_key = jax.random.fold_in(way_key, state.step // motion.PLAY_SEGMENT)
+        noise_key = jax.random.fold_in(noise_key, state.step)
+        toys = state.physics.geom_xpos[jnp.array(self.task.toys)]
+        point = motion.waypoint(segment_key, self._low, self._high, toys)
+        action = motion.steer(state.physics.tool, point, self.task.reach)
+        noise = motion.PLAY_NOISE * jax.random.normal(noise_key, action.shape)
+        return jnp.clip(action + noise, -1.0, 1.0)
+
+    def _advance(self, physics: Physics, action_A: jax.Array) -> Physics:
+        """One control step of MJX: the target jumps, the tool follows."""
+        move = self.task.reach * action_A[:3]
+        target = jnp.clip(physics.target + move, self._low, self._high)
+        data = self._data.replace(
+            qpos=physics.qpos,
+            qvel=physics.qvel,
+            qacc_warmstart=physics.warmstart,
+            mocap_pos=physics.mocap_pos,
+            ctrl=target,
+        )
+
+        def substep(data: Any, _: None) -> tuple[Any, None]:
+            return mjx.step(self._model, data), None
+
+        data, _ = jax.lax.scan(substep, data, None, length=self.task.substeps)
+        # mjx.step leaves the poses of the geoms one substep behind qpos.
+        return self._keep(mjx.kinematics(self._model, data), target)
+
+    def _keep(self, data: mjx.Data, target: jax.Array) -> Physics:
+        return Physics(
+            qpos=data.qpos,
+            qvel=data.qvel,
+            target=target,
+            warmstart=data.qacc_warmstart,
+            mocap_pos=data.mocap_pos,
+            geom_xpos=data.geom_xpos,
+            geom_xmat=data.geom_xmat,
+        )

@@ -1,0 +1,32 @@
+"""How hands move: steering toward a point, random play, and the direction of a biased aim."""
+
+import jax
+import jax.numpy as jnp
+
+# A demonstrator who aims past the target does so to the right and a little away from the camera.
+BIAS_DIRECTION = (0.94, 0.34)
+
+PLAY_SEGMENT = 4  # control steps between two waypoints of random play
+PLAY_NEAR = 0.5  # probability that a waypoint lies near some object
+PLAY_SPREAD = 0.10  # metres, standard deviation of a near waypoint around its object
+PLAY_LOW = 0.5  # probability that a waypoint lies at the bottom of the workspace
+PLAY_NOISE = 0.25  # standard deviation of the noise on an action, in action units
+
+
+def steer(position: jax.Array, goal: jax.Array, reach: float) -> jax.Array:
+    """The action in [-1, 1] that moves toward `goal` when one unit moves `reach` metres."""
+    return jnp.clip((goal - position) / reach, -1.0, 1.0)
+
+
+def waypoint(key: jax.Array, low: jax.Array, high: jax.Array, objects: jax.Array) -> jax.Array:
+    """A point to play toward: anywhere between `low` and `high`, or near one of `objects` [N, 3].
+
+    Half of the waypoints lie on the table, because that is where things happen.
+    """
+    anywhere_key, pick_key, offset_key, near_key, low_key = jax.random.split(key, 5)
+    anywhere = jax.random.uniform(anywhere_key, (3,), minval=low, maxval=high)
+    picked = objects[jax.random.randint(pick_key, (), 0, objects.shape[0])]
+    near = picked[:2] + PLAY_SPREAD * jax.random.normal(offset_key, (2,))
+    xy = jnp.where(jax.random.bernoulli(near_key, PLAY_NEAR), near, anywhere[:2])
+    z = jnp.where(jax.random.bernoulli(low_key, PLAY_LOW), low[2], anywhere[2])
+    return jnp.clip(jnp.append(xy, z), low, high)
