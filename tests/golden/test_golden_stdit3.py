@@ -1,0 +1,154 @@
+"""STDiT agrees with the original PyTorch module: outputs, intermediates, gradients, weights."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.golden.loader import golden_files, load
+from wmpo_jax.models.stdit import STDiT, STDiTConfig
+from wmpo_jax.models.stdit.blocks import position_embedding
+from wmpo_jax.models.stdit.weights import key_table, load_original, to_original
+
+ATOL = 1e-5
+
+
+class Golden(NamedTuple):
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    unused: dict[str, np.ndarray]
+    model: STDiT
+
+
+def read_golden(path) -> Golden:
+    tensors, metadata = load(path)
+    original = metadata["config"]
+    config = STDiTConfig(
+        in_channels=original["in_channels"],
+        patch=tuple(original["patch_size"][1:]),
+        hidden=original["hidden_size"],
+        depth=original["depth"],
+        heads=original["num_heads"],
+        action_dim=original["action_dim"],
+        history=metadata["history"],
+        chunk=metadata["chunk"],
+        mlp_ratio=original["mlp_ratio"],
+        pred_sigma=original["pred_sigma"],
+        input_square_px=original["input_sq_size"],
+    )
+    weights = {name: x for name, x in tensors.items() if not name.startswith(("in.", "out."))}
+    model = STDiT(config, rngs=nnx.Rngs(0))
+    return Golden(tensors, metadata, weights, load_original(model, weights), model)
+
+
+def channels_last(latents_BCTHW: np.ndarray) -> jax.Array:
+    return jnp.moveaxis(jnp.asarray(latents_BCTHW), 1, -1)
+
+
+@pytest.fixture(scope="module", params=golden_files("stdit3"), ids=lambda path: path.stem)
+def golden(request) -> Golden:
+    return read_golden(request.param)
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def arguments(golden: Golden, size: str, mask: str) -> tuple:
+    t = golden.tensors
+    pixels = float(t["in.height"][0]), float(t["in.width"][0])
+    latents, mask_BT = (
+        channels_last(t[f"in.{size}.x"]),
+        jnp.asarray(t[f"in.mask.{mask}"]),
+    )
+    return (
+        latents,
+        jnp.asarray(t["in.timestep"]),
+        jnp.asarray(t["in.action"]),
+        mask_BT,
+        *pixels,
+    )
+
+
+def test_golden_stdit3_outputs(golden):
+    runs = [name.split(".")[1:] for name in golden.tensors if name.startswith("out.")]
+    runs = [run for run in runs if len(run) == 2 and run[1] in ("hist", "rand", "all")]
+    assert runs
+    for size, mask in runs:
+        out = golden.model(*arguments(golden, size, mask))
+        expected = channels_last(golden.tensors[f"out.{size}.{mask}"])
+        np.testing.assert_allclose(out, expected, atol=ATOL, err_msg=f"{size}.{mask}")
+
+
+def test_golden_stdit3_cached_history(golden):
+    history = golden.model.config.history
+    for size in golden.metadata["latent_sizes"]:
+        latents, timestep, actions, _, *pixels = arguments(golden, size, "hist")
+        cache = golden.model.encode_history(latents[:, :history], *pixels)
+        out = golden.model.denoise(latents[:, history:], timestep, actions, cache, *pixels)
+        expected = channels_last(golden.tensors[f"out.{size}.hist"])[:, history:]
+        np.testing.assert_allclose(out, expected, atol=ATOL, err_msg=size)
+
+
+def test_golden_stdit3_embeddings(golden):
+    model, t = golden.model, golden.tensors
+    timestep = jnp.asarray(t["in.timestep"])
+    np.testing.assert_allclose(model.embed_timestep(timestep), t["out.t_embed"], atol=ATOL)
+    clean = jnp.broadcast_to(model.history_embedding()[0], t["out.t0_embed"].shape)
+    np.testing.assert_allclose(clean, t["out.t0_embed"], atol=ATOL)
+    actions = model.action_embedder.with_padding(jnp.asarray(t["in.action"]))
+    expected = t["out.sq.hist.action_embed"].reshape(actions.shape)
+    np.testing.assert_allclose(actions, expected, atol=ATOL)
+    pixels = float(t["in.height"][0]), float(t["in.width"][0])
+    for size, latent_shape in golden.metadata["latent_sizes"].items():
+        grid = [-(-n // p) for n, p in zip(latent_shape, model.config.patch, strict=True)]
+        positions = position_embedding(model.config, *grid, *pixels)
+        np.testing.assert_allclose(positions[None], t[f"out.{size}.pos_emb"], atol=ATOL)
+
+
+def test_golden_stdit3_first_pair(golden):
+    model, t = golden.model, golden.tensors
+    latents, timestep, actions, mask_BT, *pixels = arguments(golden, "sq", "hist")
+    x_BTSD = model.embed_latents(latents, *pixels)
+    expected = t["out.sq.hist.x_embed"].reshape(x_BTSD.shape) + t["out.sq.pos_emb"]
+    np.testing.assert_allclose(x_BTSD, expected, atol=ATOL)
+    graphdef, stacked = nnx.split(model.pairs)
+    pair = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], stacked))
+    spatial, temporal = model.modulations(timestep, actions, mask_BT)
+    x_BTSD = pair.spatial(x_BTSD, spatial)
+    np.testing.assert_allclose(x_BTSD, t["out.sq.hist.spatial0"], atol=ATOL)
+    x_BTSD, _ = pair.temporal(x_BTSD, temporal, None)
+    np.testing.assert_allclose(x_BTSD, t["out.sq.hist.temporal0"], atol=ATOL)
+
+
+def test_golden_stdit3_gradients(golden):
+    graphdef, params = nnx.split(golden.model)
+    latents, timestep, actions, *rest = arguments(golden, "sq", "hist")
+
+    def loss(params, latents, actions):
+        return jnp.mean(nnx.merge(graphdef, params)(latents, timestep, actions, *rest) ** 2)
+
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(params, latents, actions)
+    ours = to_original(grads[0], golden.model.config, {})
+    ours |= {"in.x": np.moveaxis(grads[1], -1, 1), "in.action": np.asarray(grads[2])}
+    np.testing.assert_allclose(value, golden.tensors["out.grad.loss"], rtol=1e-5)
+    for name, expected in golden.tensors.items():
+        if name.startswith("out.grad.") and name != "out.grad.loss":
+            atol = 1e-4 * np.abs(expected).max()
+            np.testing.assert_allclose(ours[name[9:]], expected, atol=atol, err_msg=name)
+    for entry in key_table(golden.model.config):
+        norm = golden.metadata["grad_norms"][entry.name]
+        np.testing.assert_allclose(np.linalg.norm(ours[entry.name]), norm, rtol=1e-3)
+
+
+def test_golden_stdit3_weights_round_trip(golden):
+    exported = to_original(nnx.state(golden.model), golden.model.config, golden.unused)
+    assert exported.keys() == golden.weights.keys()
+    for name, expected in golden.weights.items():
+        np.testing.assert_allclose(exported[name], expected, rtol=1e-6, err_msg=name)

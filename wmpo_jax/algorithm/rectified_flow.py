@@ -1,0 +1,145 @@
+"""Rectified flow: how latent frames are noised, what the network learns, how frames are sampled.
+
+Time runs from 0 (clean) to 1000 (pure noise); u = t / 1000. A noisy frame is
+x_t = (1 - u) x0 + u noise and the velocity points to the data, v = x0 - noise = (x0 - x_t) / u.
+Frames are (B, T, H, W, C) latents of about unit variance, t is (B,), everything float32
+(wmpo.md 3.5; golden README section 2).
+
+The network may speak in two ways (`Prediction`):
+
+- "velocity": its output is v, as in the reference.
+- "residual": its output is x0 minus the newest history frame. The squared error of x0 then is the
+  loss, without weights, and one Euler step from pure noise returns the estimate of x0 itself.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+MAX_TIMESTEP = 1000.0
+HISTORY_TIMESTEP = 15.0  # noise level of condition frames in the reference's training
+REFERENCE_PIXELS = 512**2
+# The reference multiplies by the root of this for every video, however many frames it has.
+VIDEO_FRAMES = 4
+
+Prediction = Literal["velocity", "residual"]
+
+
+def shift_timesteps(t: jax.Array, ratio: float) -> jax.Array:
+    """u -> r u / (1 + (r - 1) u) on t = 1000 u; r > 1 moves times toward noise, 1 changes nothing."""
+    u = t / MAX_TIMESTEP
+    return MAX_TIMESTEP * ratio * u / (1 + (ratio - 1) * u)
+
+
+def timestep_transform(
+    t: jax.Array, height_px: float, width_px: float, frames: int, scale: float = 1.0
+) -> jax.Array:
+    """Shift by r = scale * sqrt(pixels / 512^2) * (2 for a video, 1 for an image).
+
+    At 256 x 256 pixels and more than one frame this is the identity.
+    """
+    video = 1.0 if frames == 1 else VIDEO_FRAMES**0.5
+    return shift_timesteps(t, scale * (height_px * width_px / REFERENCE_PIXELS) ** 0.5 * video)
+
+
+def sample_timesteps(key: jax.Array, batch: int, ratio: float = 1.0) -> jax.Array:
+    """Training times (B,): 1000 sigmoid(normal), then shifted by `ratio` toward noise."""
+    return shift_timesteps(MAX_TIMESTEP * jax.nn.sigmoid(jax.random.normal(key, (batch,))), ratio)
+
+
+def euler_timesteps(num_steps: int) -> jax.Array:
+    """1000 (1 - i / N) for i = 0..N-1: the times at which the network is asked."""
+    return MAX_TIMESTEP * (1 - jnp.arange(num_steps, dtype=jnp.float32) / num_steps)
+
+
+def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+    """(1 - u) x0 + u noise. `t` has leading axes of `x0`: (B,), or (B, T) for a time per frame."""
+    u = _like(t, x0) / MAX_TIMESTEP
+    return (1 - u) * x0 + u * noise
+
+
+def velocity(
+    output: jax.Array,
+    x_t: jax.Array,
+    t: jax.Array,
+    newest_BHWC: jax.Array,
+    prediction: Prediction,
+) -> jax.Array:
+    """The velocity that a network output means: v = output, or v = (x0_hat - x_t) / u."""
+    if prediction == "velocity":
+        return output
+    x0_hat = newest_BHWC[:, None] + output
+    return (x0_hat - x_t) / (_like(t, x_t) / MAX_TIMESTEP)
+
+
+def euler_sample(
+    velocity_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    noise: jax.Array,
+    timesteps_NB: jax.Array,
+) -> jax.Array:
+    """Integrates dz = v du from noise to data: z += v(z, t_i) (t_i - t_{i+1}) / 1000, t_N = 0.
+
+    `velocity_fn(z, t_B)` sees and moves only the frames in `noise`; a history belongs in its
+    closure (as a cache). `timesteps_NB` decreases along N.
+    """
+    return masked_euler_sample(velocity_fn, noise, timesteps_NB, jnp.array(True))
+
+
+def masked_euler_sample(
+    velocity_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    z_BTHWC: jax.Array,
+    timesteps_NB: jax.Array,
+    mask_BT: jax.Array,
+) -> jax.Array:
+    """The same over whole windows: frames with mask False keep their (clean) value."""
+    following_NB = jnp.concatenate([timesteps_NB[1:], jnp.zeros_like(timesteps_NB[:1])])
+    move = _like(mask_BT, z_BTHWC)
+
+    def step(z, times):
+        t_B, next_B = times
+        du = _like(t_B - next_B, z) / MAX_TIMESTEP
+        return jnp.where(move, z + velocity_fn(z, t_B) * du, z), None
+
+    return jax.lax.scan(step, z_BTHWC, (timesteps_NB, following_NB))[0]
+
+
+def noise_window(
+    x0_BTHWC: jax.Array,
+    noise_BTHWC: jax.Array,
+    t_B: jax.Array,
+    mask_BT: jax.Array,
+    history_t: float = HISTORY_TIMESTEP,
+) -> jax.Array:
+    """Noises frames with mask True to `t`, the others (condition frames) to `history_t`."""
+    return add_noise(x0_BTHWC, noise_BTHWC, jnp.where(mask_BT, t_B[:, None], history_t))
+
+
+def flow_loss(
+    output_BTHWC: jax.Array, x0_BTHWC: jax.Array, noise_BTHWC: jax.Array, mask_BT: jax.Array
+) -> jax.Array:
+    """Per-sample mean of (v_hat - (x0 - noise))^2 over frames with mask True, (B,)."""
+    error_BT = jnp.mean(jnp.square(output_BTHWC - (x0_BTHWC - noise_BTHWC)), axis=(2, 3, 4))
+    return jnp.sum(error_BT * mask_BT, axis=1) / jnp.sum(mask_BT, axis=1)
+
+
+def chunk_loss(
+    output_BKHWC: jax.Array,
+    x0_BKHWC: jax.Array,
+    noise_BKHWC: jax.Array,
+    newest_BHWC: jax.Array,
+    prediction: Prediction,
+) -> jax.Array:
+    """Per-sample loss (B,) of the chunk's frames alone, for either way of speaking.
+
+    No frame or pixel weighs more because of how it turned out: such weights make the minimiser
+    believe in the rare outcome (an optimistic world model, which GRPO then exploits).
+    `newest_BHWC` is the last history frame as the network saw it.
+    """
+    target = x0_BKHWC - (noise_BKHWC if prediction == "velocity" else newest_BHWC[:, None])
+    return jnp.mean(jnp.square(output_BKHWC - target), axis=(1, 2, 3, 4))
+
+
+def _like(t: jax.Array, x: jax.Array) -> jax.Array:
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))

@@ -1,0 +1,83 @@
+"""Sizes of the world-model network: one class for the laptop and for the released 1.2-B model."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+@dataclasses.dataclass(frozen=True)
+class STDiTConfig:
+    """Sizes and numerics of an STDiT (wmpo.md 3.1).
+
+    Attributes:
+      in_channels: latent channels C.
+      patch: rows and columns of latent pixels that make one token.
+      hidden, heads, mlp_ratio: width, attention heads (hidden / heads is even), MLP expansion.
+      depth: number of pairs (one spatial block, then one temporal block).
+      pred_sigma: the output has 2C channels, of which only the first C are used (as released).
+      action_dim: length of the conditioning vector of one frame.
+      history, chunk: condition frames, then predicted frames, of a window.
+      input_square_px: image side at which neighbouring tokens are one unit of position apart.
+      dtype: compute type. bfloat16 also rounds rotary frequencies, timesteps and positions as the
+        released model does (wmpo.md 3.6); parameters are float32 either way.
+      scan_layers: compile one pair and loop over it, with rematerialisation in the backward pass
+        (deep models). False unrolls the pairs, which is faster for shallow ones.
+    """
+
+    in_channels: int
+    patch: tuple[int, int]
+    hidden: int
+    depth: int
+    heads: int
+    action_dim: int
+    history: int
+    chunk: int
+    mlp_ratio: float = 4.0
+    pred_sigma: bool = True
+    input_square_px: int = 512
+    dtype: DTypeLike = jnp.float32
+    scan_layers: bool = False
+
+    @property
+    def frames(self) -> int:
+        return self.history + self.chunk
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def out_channels(self) -> int:
+        return self.in_channels * (2 if self.pred_sigma else 1)
+
+    @classmethod
+    def tiny(cls, action_dim: int, chunk: int, history: int) -> "STDiTConfig":
+        """About 1.5 M parameters for 8x8x4 latents (16 tokens a frame); trains on one CPU core."""
+        return cls(
+            in_channels=4,
+            patch=(2, 2),
+            hidden=128,
+            depth=3,
+            heads=4,
+            action_dim=action_dim,
+            history=history,
+            chunk=chunk,
+            pred_sigma=False,
+        )
+
+    @classmethod
+    def xl_2(cls) -> "STDiTConfig":
+        """STDiT3-XL/2 as WMPO released it: 0.91 B live parameters, 12 frames of 32x32x4 latents."""
+        return cls(
+            in_channels=4,
+            patch=(2, 2),
+            hidden=1152,
+            depth=28,
+            heads=16,
+            action_dim=7,
+            history=4,
+            chunk=8,
+            dtype=jnp.bfloat16,
+            scan_layers=True,
+        )
