@@ -1,0 +1,224 @@
+"""The policy computes what the original PyTorch OpenVLA-OFT computes (golden README 5)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.golden.loader import golden_files, load
+from wmpo_jax.data.statistics import ActionStatistics
+from wmpo_jax.models.vla import VLA, LlamaConfig, ViTConfig, VLAConfig, action_tokens
+from wmpo_jax.models.vla.llama import rotary_angles
+from wmpo_jax.models.vla.weights import dead_names, load_state_dict, name_table, to_state_dict
+
+
+class Golden:
+    """One file: its tensors and metadata, the config it implies and the policy with its weights."""
+
+    def __init__(self, path):
+        self.tensors, self.meta = load(path)
+        self.config = config_from_metadata(self.meta["config"])
+        self.state_dict = state_dict_from_tensors(self.tensors, self.config)
+        self.policy = load_state_dict(self.state_dict, self.config)
+
+    def __getitem__(self, name):
+        return self.tensors[name]
+
+    def pixels(self, name):
+        return jnp.asarray(np.moveaxis(self[name], -3, -1))
+
+    def prompts(self, prefix):
+        """Left-padded prompts of the file -> right-padded ids and lengths."""
+        ids, mask = self[f"{prefix}.input_ids_left_padded"], self[_mask_name(prefix)]
+        order = np.argsort(~mask, axis=-1, kind="stable")
+        return jnp.asarray(np.take_along_axis(ids, order, axis=-1)), jnp.asarray(mask.sum(-1))
+
+
+def _mask_name(prefix):
+    return f"{prefix}.attention_mask" + ("" if prefix == "in.traj" else "_left_padded")
+
+
+def config_from_metadata(sizes):
+    vit = dict(image_size=sizes["img"], patch=sizes["patch"])
+    return VLAConfig(
+        dino=ViTConfig(
+            **vit,
+            width=sizes["d1"],
+            depth=sizes["dep1"],
+            heads=sizes["h1"],
+            mlp_width=4 * sizes["d1"],
+            class_token=sizes["dino"]["cls_token"],
+            registers=sizes["dino"]["reg_tokens"],
+            layer_scale=True,
+        ),
+        siglip=ViTConfig(
+            **vit,
+            width=sizes["d2"],
+            depth=sizes["dep2"],
+            heads=sizes["h2"],
+            mlp_width=int(sizes["mlp2"] * sizes["d2"]),
+        ),
+        llama=LlamaConfig(
+            vocab_size=sizes["vocab_size"],
+            width=sizes["llm"],
+            depth=sizes["layers"],
+            heads=sizes["heads"],
+            mlp_width=sizes["inter"],
+            rms_norm_eps=sizes["rms_norm_eps"],
+            rope_theta=sizes["rope_theta"],
+        ),
+        projector_width=4 * (sizes["d1"] + sizes["d2"]),
+        chunk=sizes["chunk"],
+        action_dim=sizes["action_dim"],
+        n_action_classes=sizes["n_action_bins"],
+        n_unused_rows=sizes["pad_to_multiple_of"],
+        stop_token=sizes["stop_token"],
+        pad_token=sizes["pad_token_id"],
+    )
+
+
+def state_dict_from_tensors(tensors, config):
+    """The original state dict; the two vocabulary matrices are stored as their non-zero rows."""
+    weights = {}
+    for name, tensor in tensors.items():
+        if name.startswith("rows."):
+            full = np.zeros((config.llama.vocab_size, config.llama.width), np.float32)
+            full[tensors[name.replace("rows.", "rows_index.", 1)]] = tensor
+            weights[name.removeprefix("rows.")] = full
+        elif not name.startswith(("in.", "out.", "rows_index.")):
+            weights[name] = tensor
+    return weights
+
+
+@functools.cache
+def _golden(path):
+    return Golden(path)
+
+
+@pytest.fixture(params=golden_files("policy"), ids=lambda path: path.stem)
+def golden(request):
+    with jax.default_matmul_precision("highest"):
+        yield _golden(request.param)
+
+
+def close(actual, desired, atol):
+    np.testing.assert_allclose(np.asarray(actual), desired, rtol=0, atol=atol)
+
+
+def test_golden_weights_survive_a_round_trip(golden):
+    back = to_state_dict(nnx.split(golden.policy)[1], golden.config)
+    assert back.keys() | set(dead_names(golden.config)) == golden.state_dict.keys()
+    for name, array in back.items():
+        np.testing.assert_array_equal(array, golden.state_dict[name])
+
+
+def test_golden_vision(golden):
+    policy, pixels = golden.policy, golden.pixels("in.pixel_values")
+    close(policy.dino(pixels[..., :3]), golden["out.vision.dino"], 1e-4)
+    close(policy.siglip(pixels[..., 3:]), golden["out.vision.siglip"], 1e-4)
+    close(policy.vision_features(pixels), golden["out.vision.features"], 1e-4)
+    close(policy.encode_images(pixels), golden["out.vision.projected"], 1e-4)
+
+
+def test_golden_hidden_states(golden):
+    """Our padding lies inside the prompt, theirs behind the stop token: compare by position."""
+    policy, (prompt, length) = golden.policy, golden.prompts("in")
+    embeds = policy.embed_sequence(
+        policy.encode_images(golden.pixels("in.pixel_values")), prompt
+    )
+    positions, mask = policy.positions(prompt.shape[1], length)
+    rows, columns = np.nonzero(mask)
+    theirs = np.asarray(positions)[rows, columns]
+    np.testing.assert_array_equal(mask.sum(1), golden["out.rollout.attention_mask"].sum(1))
+    first = np.asarray(length) + golden.config.dino.n_patches - 1
+    np.testing.assert_array_equal(first, golden["out.rollout.first_logit_position"])
+
+    angles = rotary_angles(positions, golden.config.llama)
+    layer0 = policy.llama.blocks[0](embeds, angles, mask)
+    final = policy.llama(embeds, positions, mask)
+    for ours, name, atol in (
+        (embeds, "inputs_embeds", 1e-4),
+        (layer0, "llm_layer0", 1e-3),
+        (final, "final_hidden", 1e-3),
+    ):
+        close(
+            np.asarray(ours)[rows, columns], golden[f"out.rollout.{name}"][rows, theirs], atol
+        )
+
+
+def test_golden_rollout(golden):
+    config = golden.config
+    logits = golden.policy(golden.pixels("in.pixel_values"), *golden.prompts("in"))
+    flat = logits.reshape(len(logits), -1, config.n_action_classes)
+    close(flat, golden["out.rollout.logits_last256"], 1e-3)
+    probs = jax.nn.softmax(flat / golden.meta["temperature"])
+    close(probs, golden["out.rollout.probs_t1.6"], 5e-4)
+
+    classes = logits.argmax(-1)
+    responses = np.asarray(classes).reshape(len(logits), -1) + config.action_token_begin
+    np.testing.assert_array_equal(responses, golden["out.rollout.responses"])
+    normalised = action_tokens.decode(classes, config.n_action_classes)
+    close(
+        normalised.reshape(-1, config.action_dim),
+        golden["out.rollout.normalized_actions"],
+        1e-6,
+    )
+    close(statistics(golden).unnormalise(normalised), golden["out.rollout.actions"], 1e-6)
+
+
+def test_golden_fast_path_without_padding(golden):
+    """One prompt at a time needs neither mask nor gather; the original trains this way."""
+    (prompt, length), pixels = golden.prompts("in"), golden.pixels("in.pixel_values")
+    for i, n in enumerate(length):
+        logits = golden.policy(pixels[i : i + 1], prompt[i : i + 1, :n])
+        flat = logits.reshape(-1, golden.config.n_action_classes)
+        close(flat, golden["out.train_forward.logits_last256"][i], 1e-3)
+
+
+def test_golden_action_tokens(golden):
+    n = golden.config.n_action_classes
+    classes = golden["in.token_ids"] - golden.config.action_token_begin
+    np.testing.assert_array_equal(
+        action_tokens.bin_index(classes, n), golden["out.token_bin_index"]
+    )
+    close(action_tokens.decode(classes, n), golden["out.token_value"], 1e-12)
+    close(action_tokens.bin_edges(n), golden["out.bins"], 1e-12)
+    close(action_tokens.bin_centers(n), golden["out.bin_centers"], 1e-12)
+
+
+def statistics(golden):
+    return ActionStatistics.from_json(golden.meta["norm_stats"][golden.meta["unnorm_key"]]["action"])
+
+
+def test_golden_unnormalise(golden):
+    normalised = golden["in.unnorm.normalized"]
+    close(statistics(golden).unnormalise(normalised), golden["out.unnorm.actions"], 1e-12)
+    in_jax = statistics(golden).unnormalise(jnp.asarray(normalised))
+    close(in_jax, golden["out.unnorm.actions"], 1e-6)
+
+
+def trajectory_log_probs(policy, golden, temperature):
+    """log_prob_BX, entropy_BX and mask_BX of the stored trajectories; X = chunks x K x A tokens."""
+    config = golden.config
+    pixels, (prompt, length) = golden.pixels("in.traj.pixel_values"), golden.prompts("in.traj")
+    batch, chunks = prompt.shape[:2]
+    logits = policy(
+        pixels.reshape(-1, *pixels.shape[2:]), prompt.reshape(batch * chunks, -1), length.ravel()
+    )
+    log_probs = jax.nn.log_softmax(logits.reshape(batch, -1, config.n_action_classes) / temperature)
+    taken = jnp.asarray(golden["in.traj.responses"].reshape(batch, -1, 1))
+    chosen = jnp.take_along_axis(log_probs, taken - config.action_token_begin, axis=-1)[..., 0]
+    entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
+    n_tokens = golden["in.traj.finish_step"][:, None] * config.action_dim
+    mask = jnp.arange(chosen.shape[1])[None] < jnp.asarray(n_tokens)
+    return chosen * mask, entropy * mask, mask
+
+
+@pytest.mark.parametrize("suffix, temperature", [("", 1.6), ("_t1.0", 1.0)])
+def test_golden_trajectory_log_probs(golden, suffix, temperature):
+    log_prob, entropy, _ = trajectory_log_probs(golden.policy, golden, temperature)
+    close(log_prob, golden[f"out.traj.log_probs{suffix}"], 5e-4)
+    close(entropy, golden[f"out.traj.entropy{suffix}"], 5e-4)

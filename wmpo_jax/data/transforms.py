@@ -1,0 +1,123 @@
+"""From a camera frame to what the policy's towers see: the only place where that is decided.
+
+Training, imagination and evaluation all call one `ImageTransform` (wmpo.md 2.6, golden README 7),
+and all of it runs inside jit. Each geometric stage returns uint8, rounded as the reference does.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Triple = tuple[float, float, float]
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+# The same numbers rounded to bfloat16, as they stand in OpenVLA's preprocessor_config.json.
+OPENVLA_MEAN: Triple = (0.484375, 0.455078125, 0.40625)
+OPENVLA_STD: Triple = (0.228515625, 0.2236328125, 0.224609375)
+HALF: Triple = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class ImageTransformConfig:
+    """What happens between camera and towers.
+
+    Attributes:
+      size: side of the image that the policy sees, pixels.
+      lanczos_resize: resize to `size` before the crop. The reference does so with imagined frames
+        but not with simulator frames.
+      crop_area: share of the image's area that the centre crop keeps; 1.0 keeps all of it.
+      means, stds: one normalisation per tower, DINOv2 then SigLIP, of values in 0..1.
+    """
+
+    size: int
+    lanczos_resize: bool
+    crop_area: float
+    means: tuple[Triple, Triple] = (IMAGENET_MEAN, HALF)
+    stds: tuple[Triple, Triple] = (IMAGENET_STD, HALF)
+
+    @classmethod
+    def tiny(cls) -> "ImageTransformConfig":
+        """32-pixel frames go in as they are."""
+        return cls(size=32, lanczos_resize=False, crop_area=1.0)
+
+    @classmethod
+    def openvla(cls, *, lanczos_resize: bool = True) -> "ImageTransformConfig":
+        """OpenVLA's evaluation transform: 224 pixels, centre crop of 90 % of the area."""
+        return cls(
+            size=224,
+            lanczos_resize=lanczos_resize,
+            crop_area=0.9,
+            means=(OPENVLA_MEAN, HALF),
+            stds=(OPENVLA_STD, HALF),
+        )
+
+
+class ImageTransform:
+    """frame_BHWC uint8 [B, any, any, 3] -> pixels_BHWC float32 [B, size, size, 6]."""
+
+    def __init__(self, config: ImageTransformConfig):
+        self.config = config
+
+    def __call__(self, frame_BHWC: jax.Array) -> jax.Array:
+        config = self.config
+        if config.lanczos_resize:
+            frame_BHWC = lanczos3_resize(frame_BHWC, config.size)
+        if config.crop_area < 1.0 or frame_BHWC.shape[1:3] != (config.size, config.size):
+            frame_BHWC = centre_crop(frame_BHWC, config.crop_area, config.size)
+        return normalise_twice(frame_BHWC, config.means, config.stds)
+
+
+def lanczos3_resize(frame_BHWC: jax.Array, size: int) -> jax.Array:
+    """uint8 -> uint8 [B, size, size, C]: separable, antialiased, then rounded half to even."""
+    rows_OH = lanczos3_weights(frame_BHWC.shape[1], size)
+    columns_OW = lanczos3_weights(frame_BHWC.shape[2], size)
+    resized = _separable(frame_BHWC.astype(jnp.float32), rows_OH, columns_OW)
+    return jnp.clip(jnp.round(resized), 0.0, 255.0).astype(jnp.uint8)
+
+
+def centre_crop(frame_BHWC: jax.Array, area: float, size: int) -> jax.Array:
+    """uint8 -> uint8 [B, size, size, C]: TensorFlow's crop_and_resize of the centred box.
+
+    Bilinear with aligned corners and without antialiasing; back to uint8 by truncating x * 255.5.
+    """
+    rows_OH = crop_weights(frame_BHWC.shape[1], size, area)
+    columns_OW = crop_weights(frame_BHWC.shape[2], size, area)
+    cropped = _separable(frame_BHWC.astype(jnp.float32) / 255.0, rows_OH, columns_OW)
+    return (jnp.clip(cropped, 0.0, 1.0) * 255.5).astype(jnp.uint8)
+
+
+def normalise_twice(
+    frame_BHWC: jax.Array, means: tuple[Triple, Triple], stds: tuple[Triple, Triple]
+) -> jax.Array:
+    """uint8 [..., 3] -> float32 [..., 6]: (x / 255 - mean) / std with both towers' numbers."""
+    mean_C = np.asarray(means, np.float32).reshape(1, 1, 1, 6)
+    std_C = np.asarray(stds, np.float32).reshape(1, 1, 1, 6)
+    unit_BHWC = frame_BHWC.astype(jnp.float32) / 255.0
+    return (jnp.concatenate([unit_BHWC, unit_BHWC], axis=-1) - mean_C) / std_C
+
+
+def lanczos3_weights(n_in: int, n_out: int) -> np.ndarray:
+    """float32 [n_out, n_in]: half-pixel centres, the kernel widened when shrinking, rows sum to 1."""
+    scale = n_in / n_out
+    centre_O = (np.arange(n_out) + 0.5) * scale
+    distance_OI = (np.arange(n_in)[None] + 0.5 - centre_O[:, None]) / max(scale, 1.0)
+    kernel_OI = np.sinc(distance_OI) * np.sinc(distance_OI / 3.0) * (np.abs(distance_OI) < 3.0)
+    return (kernel_OI / kernel_OI.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def crop_weights(n_in: int, n_out: int, area: float) -> np.ndarray:
+    """float32 [n_out, n_in]: bilinear weights of n_out points spread over the centred box."""
+    side = np.sqrt(area)
+    step = side * (n_in - 1) / (n_out - 1)
+    place_O = (1.0 - side) / 2.0 * (n_in - 1) + np.arange(n_out) * step
+    distance_OI = np.abs(np.arange(n_in)[None] - place_O[:, None])
+    return np.maximum(0.0, 1.0 - distance_OI).astype(np.float32)
+
+
+def _separable(image_BHWC: jax.Array, rows_OH: np.ndarray, columns_OW: np.ndarray) -> jax.Array:
+    """Rows then columns, in full float32 on every device: the stages round to uint8."""
+    precision = jax.lax.Precision.HIGHEST
+    image_BHWC = jnp.einsum("oh,bhwc->bowc", rows_OH, image_BHWC, precision=precision)
+    return jnp.einsum("ow,bhwc->bhoc", columns_OW, image_BHWC, precision=precision)

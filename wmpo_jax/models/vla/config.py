@@ -1,0 +1,159 @@
+"""Sizes of the policy, from the laptop preset to OpenVLA-OFT 7B."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+# Room for the text tokens of tokenizer_tiny.json (495 now); the action tokens follow behind.
+TINY_TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A vision transformer of timm's making: DINOv2 with registers, or SigLIP.
+
+    Attributes:
+      image_size, patch: pixels; the image is square and a multiple of the patch.
+      depth: blocks of the original tower. Its last block is never computed (see `vision`).
+      class_token, registers: learned tokens in front of the patches; they are dropped at the end.
+      layer_scale: a learned gain per channel on each residual branch.
+    """
+
+    image_size: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    class_token: bool = False
+    registers: int = 0
+    layer_scale: bool = False
+    dtype: Any = jnp.float32
+
+    @property
+    def n_patches(self) -> int:
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def n_computed_blocks(self) -> int:
+        return self.depth - 1
+
+    @property
+    def n_prefix(self) -> int:
+        return int(self.class_token) + self.registers
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """A Llama without grouped queries. `rms_norm_eps` is 1e-6 in OpenVLA, not Llama-2's 1e-5."""
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    dtype: Any = jnp.float32
+
+
+@dataclass(frozen=True)
+class VLAConfig:
+    """The whole policy.
+
+    Attributes:
+      projector_width: hidden features of the projector (4 x the two towers' width in OpenVLA).
+      chunk, action_dim: actions predicted at once (K) and their dimension (A).
+      n_action_classes: V, classes per action dimension.
+      n_unused_rows: rows of the vocabulary behind the action tokens (OpenVLA pads it by 64).
+      stop_token: closes the sequence, behind the action slots.
+      pad_token: fills prompts on the right; masked, so its embedding never matters.
+    """
+
+    dino: ViTConfig
+    siglip: ViTConfig
+    llama: LlamaConfig
+    projector_width: int
+    chunk: int
+    action_dim: int
+    n_action_classes: int
+    n_unused_rows: int
+    stop_token: int
+    pad_token: int
+
+    @property
+    def image_size(self) -> int:
+        return self.dino.image_size
+
+    @property
+    def action_token_begin(self) -> int:
+        """Vocabulary id of action class 0 (31744 in OpenVLA)."""
+        return self.llama.vocab_size - self.n_unused_rows - self.n_action_classes
+
+    @classmethod
+    def tiny(
+        cls, action_dim: int, chunk: int, *, patch: int = 8, n_action_classes: int = 64
+    ) -> "VLAConfig":
+        """32 x 32 images, under a million parameters: learns on a laptop."""
+        tower = dict(image_size=32, patch=patch, width=64, depth=3, heads=2, mlp_width=128)
+        return cls(
+            dino=ViTConfig(**tower, class_token=True, registers=1, layer_scale=True),
+            siglip=ViTConfig(**tower),
+            llama=LlamaConfig(
+                vocab_size=TINY_TEXT_TOKENS + n_action_classes,
+                width=128,
+                depth=3,
+                heads=4,
+                mlp_width=256,
+            ),
+            projector_width=256,
+            chunk=chunk,
+            action_dim=action_dim,
+            n_action_classes=n_action_classes,
+            n_unused_rows=0,
+            stop_token=2,
+            pad_token=3,
+        )
+
+    @classmethod
+    def openvla_7b(cls, dtype: Any = jnp.bfloat16) -> "VLAConfig":
+        """OpenVLA-OFT with discrete parallel decoding, as WMPO uses it."""
+        return cls(
+            dino=ViTConfig(
+                image_size=224,
+                patch=14,
+                width=1024,
+                depth=24,
+                heads=16,
+                mlp_width=4096,
+                class_token=True,
+                registers=4,
+                layer_scale=True,
+                dtype=dtype,
+            ),
+            siglip=ViTConfig(
+                image_size=224,
+                patch=14,
+                width=1152,
+                depth=27,
+                heads=16,
+                mlp_width=4304,
+                dtype=dtype,
+            ),
+            llama=LlamaConfig(
+                vocab_size=32_064,
+                width=4096,
+                depth=32,
+                heads=32,
+                mlp_width=11_008,
+                dtype=dtype,
+            ),
+            projector_width=8704,
+            chunk=8,
+            action_dim=7,
+            n_action_classes=256,
+            n_unused_rows=64,
+            stop_token=2,
+            pad_token=32_000,
+        )

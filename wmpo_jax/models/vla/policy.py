@@ -1,0 +1,145 @@
+"""OpenVLA-OFT with discrete tokens: one forward pass gives the scores of a whole chunk of actions.
+
+Sequence, in the order of the rotary positions (wmpo.md 2.3):
+
+    [BOS] [P patches] [rest of the prompt] [K*A zero vectors] [stop] [padding]
+
+The K*A slots are ZERO vectors, told apart only by their positions. The scores of a slot are read one
+position earlier, so those of the first action stand on the last token of the prompt.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wmpo_jax.models.vla.config import VLAConfig
+from wmpo_jax.models.vla.llama import Llama, Read
+from wmpo_jax.models.vla.vision import ViT
+
+
+class Projector(nnx.Module):
+    """Linear-GELU-Linear-GELU-Linear from the two towers' features to the language model's width."""
+
+    def __init__(self, config: VLAConfig, *, rngs: nnx.Rngs):
+        linear = dict(dtype=config.llama.dtype, rngs=rngs)
+        features, width = config.dino.width + config.siglip.width, config.llama.width
+        self.fc1 = nnx.Linear(features, config.projector_width, **linear)
+        self.fc2 = nnx.Linear(config.projector_width, width, **linear)
+        self.fc3 = nnx.Linear(width, width, **linear)
+
+    def __call__(self, features_BPD: jax.Array) -> jax.Array:
+        hidden = nnx.gelu(self.fc1(features_BPD), approximate=False)
+        hidden = nnx.gelu(self.fc2(hidden), approximate=False)
+        return self.fc3(hidden)
+
+
+class VLA(nnx.Module):
+    """The policy network. Pixels come from `data.transforms`, prompts from `PromptTokenizer`."""
+
+    def __init__(self, config: VLAConfig, *, rngs: nnx.Rngs):
+        self.dino = ViT(config.dino, rngs=rngs)
+        self.siglip = ViT(config.siglip, rngs=rngs)
+        self.projector = Projector(config, rngs=rngs)
+        self.llama = Llama(config.llama, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self,
+        pixels_BHWC: jax.Array,
+        prompt_BL: jax.Array,
+        prompt_length_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """Scores of the action classes.
+
+        Args:
+          pixels_BHWC: float [B, size, size, 6], normalised twice: DINOv2's channels, then SigLIP's.
+          prompt_BL: int32 token ids that begin with BOS, padded on the right.
+          prompt_length_B: int32 tokens per prompt; None promises that none is padded.
+
+        Returns:
+          logits_BKAV: float32 scores of the V action classes; larger class = smaller action.
+        """
+        return self.logits_from_patches(
+            self.encode_images(pixels_BHWC), prompt_BL, prompt_length_B
+        )
+
+    def encode_images(self, pixels_BHWC: jax.Array) -> jax.Array:
+        """pixels_BHWC [B, size, size, 6] -> patches_BPD in the language model's width."""
+        return self.projector(self.vision_features(pixels_BHWC))
+
+    def vision_features(self, pixels_BHWC: jax.Array) -> jax.Array:
+        """Features of both towers side by side, DINOv2 first."""
+        dino_BPD = self.dino(pixels_BHWC[..., :3])
+        siglip_BPD = self.siglip(pixels_BHWC[..., 3:])
+        return jnp.concatenate([dino_BPD, siglip_BPD], axis=-1)
+
+    def logits_from_patches(
+        self,
+        patches_BPD: jax.Array,
+        prompt_BL: jax.Array,
+        prompt_length_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """As `__call__`, for images that are encoded already."""
+        config = self.config
+        x_BSD = self.embed_sequence(patches_BPD, prompt_BL)
+        positions_BS, key_mask_BS = self.positions(prompt_BL.shape[1], prompt_length_B)
+        read = self._read_slots(prompt_BL.shape[1], prompt_length_B)
+        hidden_BQD = self.llama(x_BSD, positions_BS, key_mask_BS, read)
+        begin = config.action_token_begin
+        head_VD = self.llama.lm_head[begin : begin + config.n_action_classes]
+        scores = jnp.einsum("bqd,vd->bqv", hidden_BQD, head_VD.astype(hidden_BQD.dtype))
+        shape = (-1, config.chunk, config.action_dim, config.n_action_classes)
+        return scores.astype(jnp.float32).reshape(shape)
+
+    def embed_sequence(self, patches_BPD: jax.Array, prompt_BL: jax.Array) -> jax.Array:
+        """The sequence as it lies in memory: padding stays inside the prompt.
+
+        `positions` numbers the tokens as if the padding stood behind the stop token. Attention only
+        knows positions and mask, so nothing has to move.
+        """
+        batch, _, width = patches_BPD.shape
+        prompt_BLD = self.llama.embed(prompt_BL)
+        stop_BL = jnp.full((batch, 1), self.config.stop_token, prompt_BL.dtype)
+        n_slots = self.config.chunk * self.config.action_dim
+        parts = [
+            prompt_BLD[:, :1],
+            patches_BPD.astype(prompt_BLD.dtype),
+            prompt_BLD[:, 1:],
+            jnp.zeros((batch, n_slots, width), prompt_BLD.dtype),
+            self.llama.embed(stop_BL),
+        ]
+        return jnp.concatenate(parts, axis=1)
+
+    def positions(
+        self, prompt_width: int, prompt_length_B: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Rotary positions of `embed_sequence` and which of its tokens are not padding.
+
+        Returns positions_BS (leading axis 1 and no mask when no prompt is padded) and key_mask_BS.
+        """
+        before_slots = self.config.dino.n_patches + prompt_width
+        index_S = jnp.arange(before_slots + self.config.chunk * self.config.action_dim + 1)
+        if prompt_length_B is None:
+            return index_S[None], None
+        padding_B1 = (prompt_width - prompt_length_B)[:, None]
+        index_1S = index_S[None]
+        behind_prompt = index_1S >= before_slots
+        return (
+            jnp.where(behind_prompt, index_1S - padding_B1, index_1S),
+            behind_prompt | (index_1S < before_slots - padding_B1),
+        )
+
+    def _read_slots(self, prompt_width: int, prompt_length_B: jax.Array | None) -> Read:
+        """Picks the K*A tokens that carry the scores: last of the prompt, then all slots but one."""
+        n_patches = self.config.dino.n_patches
+        first_slot = n_patches + prompt_width
+        end = first_slot + self.config.chunk * self.config.action_dim - 1
+        if prompt_length_B is None:
+            return lambda x_BSX: x_BSX[:, first_slot - 1 : end]
+        last_B11 = (n_patches + prompt_length_B - 1)[:, None, None]
+
+        def read(x_BSX: jax.Array) -> jax.Array:
+            last_B1X = jnp.take_along_axis(x_BSX, last_B11, axis=1)
+            return jnp.concatenate([last_B1X, x_BSX[:, first_slot:end]], axis=1)
+
+        return read

@@ -1,0 +1,110 @@
+"""The two vision towers: one pre-norm ViT class for DINOv2 with registers and for SigLIP.
+
+The policy reads the output of the SECOND-TO-LAST block, without the final norm and without prefix
+tokens (wmpo.md 2.2, golden README 5). The last block, the final norm and SigLIP's attention pooling
+are dead, so they do not exist here; `weights.dead_names` knows what they are called.
+"""
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wmpo_jax.models.vla.config import ViTConfig
+
+LAYER_NORM_EPS = 1e-6
+
+
+class PatchEmbed(nnx.Module):
+    """A convolution whose stride is its kernel size, written as one matrix product."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        shape = (config.patch, config.patch, 3, config.width)
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(config.width))
+        self.dtype = config.dtype
+
+    def __call__(self, image_BHWC: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        patches_BPX = einops.rearrange(
+            image_BHWC.astype(self.dtype),
+            "b (h p) (w q) c -> b (h w) (p q c)",
+            p=kernel.shape[0],
+            q=kernel.shape[1],
+        )
+        kernel_XD = kernel.reshape(-1, kernel.shape[-1])
+        return patches_BPX @ kernel_XD + self.bias[...].astype(self.dtype)[None, None]
+
+
+class ViTBlock(nnx.Module):
+    """x + attention(norm x), then x + mlp(norm x); both branches may carry a layer scale."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        linear = dict(dtype=config.dtype, rngs=rngs)
+        norm = dict(
+            epsilon=LAYER_NORM_EPS, dtype=config.dtype, use_fast_variance=False, rngs=rngs
+        )
+        self.norm1 = nnx.LayerNorm(config.width, **norm)
+        self.qkv = nnx.Linear(config.width, 3 * config.width, **linear)
+        self.proj = nnx.Linear(config.width, config.width, **linear)
+        self.norm2 = nnx.LayerNorm(config.width, **norm)
+        self.fc1 = nnx.Linear(config.width, config.mlp_width, **linear)
+        self.fc2 = nnx.Linear(config.mlp_width, config.width, **linear)
+        gain = jnp.ones(config.width)
+        self.scale1 = nnx.Param(gain) if config.layer_scale else None
+        self.scale2 = nnx.Param(gain) if config.layer_scale else None
+        self.heads = config.heads
+
+    def __call__(self, x_BPD: jax.Array) -> jax.Array:
+        x_BPD = x_BPD + _scaled(self._attention(self.norm1(x_BPD)), self.scale1)
+        hidden_BPF = nnx.gelu(self.fc1(self.norm2(x_BPD)), approximate=False)
+        return x_BPD + _scaled(self.fc2(hidden_BPF), self.scale2)
+
+    def _attention(self, x_BPD: jax.Array) -> jax.Array:
+        batch, n_tokens, width = x_BPD.shape
+        qkv = self.qkv(x_BPD).reshape(batch, n_tokens, 3, self.heads, width // self.heads)
+        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return self.proj(out.reshape(batch, n_tokens, width))
+
+
+class ViT(nnx.Module):
+    """image_BHWC float [B, size, size, 3], normalised -> features_BPD of the second-to-last block."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        small = nnx.initializers.normal(0.02)
+        width = config.width
+        self.patch_embed = PatchEmbed(config, rngs=rngs)
+        self.pos_embed = nnx.Param(small(rngs.params(), (1, config.n_patches, width)))
+        self.cls_token = (
+            nnx.Param(small(rngs.params(), (1, 1, width))) if config.class_token else None
+        )
+        self.reg_token = (
+            nnx.Param(small(rngs.params(), (1, config.registers, width)))
+            if config.registers
+            else None
+        )
+        self.blocks = nnx.List(
+            [ViTBlock(config, rngs=rngs) for _ in range(config.n_computed_blocks)]
+        )
+        self.config = config
+
+    def __call__(self, image_BHWC: jax.Array) -> jax.Array:
+        x_BPD = self.patch_embed(image_BHWC)
+        x_BPD = x_BPD + self.pos_embed[...].astype(x_BPD.dtype)
+        # The prefix joins after the positions: class and register tokens have none.
+        prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        x_BPD = jnp.concatenate([*(_repeat(t[...], x_BPD) for t in prefix), x_BPD], axis=1)
+        for block in self.blocks:
+            x_BPD = block(x_BPD)
+        return x_BPD[:, self.config.n_prefix :]
+
+
+def _scaled(branch_BPD: jax.Array, scale_D: nnx.Param | None) -> jax.Array:
+    if scale_D is None:
+        return branch_BPD
+    return branch_BPD * scale_D[...].astype(branch_BPD.dtype)[None, None]
+
+
+def _repeat(token_1nD: jax.Array, like_BPD: jax.Array) -> jax.Array:
+    shape = (like_BPD.shape[0], *token_1nD.shape[1:])
+    return jnp.broadcast_to(token_1nD.astype(like_BPD.dtype), shape)

@@ -1,0 +1,169 @@
+"""The table between OpenVLA's state dict (wmpo.md 2.7) and our parameters, read in both directions.
+
+Original names are those of the Hugging Face checkpoint: `vision_backbone.featurizer.*` is DINOv2,
+`vision_backbone.fused_featurizer.*` is SigLIP. Torch keeps linear weights as [out, in] and
+convolutions as OIHW; ours are [in, out] and HWIO. Embeddings and the head are [vocabulary, width] in
+both. What the network never computes with is listed by `dead_names`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wmpo_jax.models.vla.config import ViTConfig, VLAConfig
+from wmpo_jax.models.vla.policy import VLA
+from wmpo_jax.runtime.errors import UserError
+
+Path = tuple[str | int, ...]
+
+
+class Layout(NamedTuple):
+    """How an array changes on the way in (`ours`) and back out (`theirs`)."""
+
+    ours: Callable[[np.ndarray], np.ndarray]
+    theirs: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda array: array, lambda array: array)
+LINEAR = Layout(np.transpose, np.transpose)
+CONV = Layout(lambda oihw: oihw.transpose(2, 3, 1, 0), lambda hwio: hwio.transpose(3, 2, 0, 1))
+
+
+class Entry(NamedTuple):
+    path: Path
+    layout: Layout
+
+
+def name_table(config: VLAConfig) -> dict[str, Entry]:
+    """Original name -> where the array lives in ours, for every parameter that we have."""
+    table: dict[str, Entry] = {}
+    table.update(_vit_entries("vision_backbone.featurizer", "dino", config.dino))
+    table.update(_vit_entries("vision_backbone.fused_featurizer", "siglip", config.siglip))
+    for layer in ("fc1", "fc2", "fc3"):
+        table.update(_linear(f"projector.{layer}", ("projector", layer)))
+    table.update(_llama_entries("language_model", config.llama.depth))
+    return table
+
+
+def dead_names(config: VLAConfig) -> list[str]:
+    """Names in an OpenVLA checkpoint that no output depends on; they are dropped on the way in."""
+    names = []
+    for prefix, vit in (
+        ("vision_backbone.featurizer", config.dino),
+        ("vision_backbone.fused_featurizer", config.siglip),
+    ):
+        names += [name for name, _ in _block_entries(prefix, (), vit, vit.depth - 1)]
+        names += [f"{prefix}.norm.weight", f"{prefix}.norm.bias"]
+    pool = "vision_backbone.fused_featurizer.attn_pool"
+    layers = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
+    names.append(f"{pool}.latent")
+    names += [f"{pool}.{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    return names
+
+
+def load_state_dict(tensors: Mapping[str, np.ndarray], config: VLAConfig) -> VLA:
+    """A policy with the weights of an original state dict (float32; dead weights may be absent).
+
+    Raises:
+      UserError: names or shapes do not fit `config`; the message lists the differences.
+    """
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: VLA(config, rngs=nnx.Rngs(0))))
+    variables = dict(nnx.to_flat_state(abstract))
+    table = name_table(config)
+    _check(tensors, table, variables, config)
+    filled = {
+        entry.path: variables[entry.path].replace(
+            jnp.asarray(entry.layout.ours(np.asarray(tensors[name])), jnp.float32)
+        )
+        for name, entry in table.items()
+    }
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+def to_state_dict(params: nnx.State, config: VLAConfig) -> dict[str, np.ndarray]:
+    """The inverse of `load_state_dict` for anything shaped like the parameters, gradients too."""
+    variables = dict(nnx.to_flat_state(params))
+    return {
+        name: entry.layout.theirs(np.asarray(variables[entry.path][...]))
+        for name, entry in name_table(config).items()
+    }
+
+
+def _check(
+    tensors: Mapping[str, np.ndarray],
+    table: Mapping[str, Entry],
+    variables: Mapping[Path, nnx.Variable],
+    config: VLAConfig,
+) -> None:
+    problems = [f"missing {name}" for name in table if name not in tensors]
+    known = table.keys() | set(dead_names(config))
+    problems += [f"unknown {name}" for name in tensors if name not in known]
+    for name, entry in table.items():
+        if name not in tensors:
+            continue
+        expected = entry.layout.theirs(np.broadcast_to(0, variables[entry.path].shape)).shape
+        if tensors[name].shape != expected:
+            problems.append(f"{name} is {tensors[name].shape}, expected {expected}")
+    if problems:
+        listed = "\n  ".join(problems[:20])
+        raise UserError(
+            f"The checkpoint does not fit the policy's config in {len(problems)} places; "
+            f"choose the preset it was made with:\n  {listed}"
+        )
+
+
+def _linear(name: str, path: Path) -> Iterator[tuple[str, Entry]]:
+    yield f"{name}.weight", Entry((*path, "kernel"), LINEAR)
+    yield f"{name}.bias", Entry((*path, "bias"), SAME)
+
+
+def _vit_entries(prefix: str, tower: str, config: ViTConfig) -> Iterator[tuple[str, Entry]]:
+    yield f"{prefix}.patch_embed.proj.weight", Entry((tower, "patch_embed", "kernel"), CONV)
+    yield f"{prefix}.patch_embed.proj.bias", Entry((tower, "patch_embed", "bias"), SAME)
+    yield f"{prefix}.pos_embed", Entry((tower, "pos_embed"), SAME)
+    if config.class_token:
+        yield f"{prefix}.cls_token", Entry((tower, "cls_token"), SAME)
+    if config.registers:
+        yield f"{prefix}.reg_token", Entry((tower, "reg_token"), SAME)
+    for i in range(config.n_computed_blocks):
+        yield from _block_entries(prefix, (tower, "blocks", i), config, i)
+
+
+def _block_entries(
+    prefix: str, path: Path, config: ViTConfig, index: int
+) -> Iterator[tuple[str, Entry]]:
+    block = f"{prefix}.blocks.{index}"
+    for norm in ("norm1", "norm2"):
+        yield f"{block}.{norm}.weight", Entry((*path, norm, "scale"), SAME)
+        yield f"{block}.{norm}.bias", Entry((*path, norm, "bias"), SAME)
+    for theirs, ours in (
+        ("attn.qkv", "qkv"),
+        ("attn.proj", "proj"),
+        ("mlp.fc1", "fc1"),
+        ("mlp.fc2", "fc2"),
+    ):
+        yield from _linear(f"{block}.{theirs}", (*path, ours))
+    if config.layer_scale:
+        # timm calls it `gamma`; OpenVLA renamed it.
+        yield f"{block}.ls1.scale_factor", Entry((*path, "scale1"), SAME)
+        yield f"{block}.ls2.scale_factor", Entry((*path, "scale2"), SAME)
+
+
+def _llama_entries(prefix: str, depth: int) -> Iterator[tuple[str, Entry]]:
+    yield f"{prefix}.model.embed_tokens.weight", Entry(("llama", "embed_tokens"), SAME)
+    for i in range(depth):
+        layer, path = f"{prefix}.model.layers.{i}", ("llama", "blocks", i)
+        for theirs in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            yield f"{layer}.self_attn.{theirs}.weight", Entry((*path, theirs, "kernel"), LINEAR)
+        for theirs in ("gate_proj", "up_proj", "down_proj"):
+            yield f"{layer}.mlp.{theirs}.weight", Entry((*path, theirs, "kernel"), LINEAR)
+        for theirs, ours in (
+            ("input_layernorm", "input_norm"),
+            ("post_attention_layernorm", "post_attention_norm"),
+        ):
+            yield f"{layer}.{theirs}.weight", Entry((*path, ours, "scale"), SAME)
+    yield f"{prefix}.model.norm.weight", Entry(("llama", "norm", "scale"), SAME)
+    yield f"{prefix}.lm_head.weight", Entry(("llama", "lm_head"), SAME)
