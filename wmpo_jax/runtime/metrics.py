@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,7 @@ from wmpo_jax.runtime.files import atomic_write
 
 
 class MetricWriter:
-    """Appends `{"step": 10, "seconds": <unix time>, "sft/loss": 0.3}` to `<stage>.jsonl`.
-
-    A record is written when the next one arrives, so that fetching its values from the device
-    does not make the device wait. `flush` (or leaving the `with`) writes the last one; flush
-    before a checkpoint, or a killed run may lose one record.
+    """Appends `{"step": 10, "time": <unix seconds>, "sft/loss": 0.3}` to `<stage>.jsonl`.
 
     Args:
       directory: the workdir's `metrics`.
@@ -37,7 +32,6 @@ class MetricWriter:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._stage = stage
-        self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._board = _open_board(directory / stage) if tensorboard and _is_main() else None
         path = directory / f"{stage}.jsonl"
         records = [r for r in read_metrics(path) if r["step"] <= resume_step] if resume_step else []
@@ -45,37 +39,17 @@ class MetricWriter:
         self._file = path.open("a") if _is_main() else None
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Records scalars (Python numbers or 0-d arrays) of a step.
-
-        Raises:
-          UserError: a metric called `loss` or `..._loss` of the previous record is not finite.
-        """
-        self.flush()
-        self._pending = (step, scalars)
-
-    def flush(self) -> None:
-        """Writes the record that is held back."""
-        if self._pending is None:
-            return
-        step, scalars = self._pending
-        self._pending = None
+        """Records scalars (Python numbers or 0-d arrays) of a step."""
         values = {f"{self._stage}/{k}": float(v) for k, v in jax.device_get(dict(scalars)).items()}
         if self._file is not None:
-            record = {"step": step, "seconds": round(time.time(), 2), **values}
+            record = {"step": step, "time": round(time.time(), 2), **values}
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
         if self._board is not None:
             self._board.write_scalars(step, values)
-        for name, value in values.items():
-            if name.endswith("loss") and not math.isfinite(value):
-                raise UserError(
-                    f"{name} is {value} at step {step}: lower the learning rate of stage "
-                    f"{self._stage} and start it again; its last checkpoint is from before this."
-                )
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        self.flush()
+        """Closes the files."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:

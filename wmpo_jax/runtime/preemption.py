@@ -15,9 +15,6 @@ _requested = False
 class Preempted(Exception):
     """A stage has saved its state and stopped because it was asked to."""
 
-    def __init__(self, stage: str, step: int) -> None:
-        super().__init__(f"stopped at step {step} of stage {stage}; the same command continues")
-
 
 def install() -> None:
     """Catches SIGTERM and the first SIGINT; a second SIGINT interrupts at once."""
@@ -33,7 +30,7 @@ def _request(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def requested() -> bool:
+def stop_requested() -> bool:
     """Whether to save and raise Preempted now.
 
     With several hosts it is true on all of them as soon as one was asked; they must all call it
@@ -42,3 +39,8 @@ def requested() -> bool:
     if jax.process_count() == 1:
         return _requested
     return bool(np.any(multihost_utils.process_allgather(np.asarray(_requested))))
+
+
+def stopped(stage: str, step: int) -> Preempted:
+    """What a loop raises after it has saved: `raise stopped("sft", 300)`."""
+    return Preempted(f"stopped at step {step} of stage {stage}; the same command continues")

@@ -13,13 +13,7 @@ _SECONDS_BETWEEN_LINES = 10.0  # in a log file a redrawn bar is noise
 
 
 class Progress:
-    """A bar on a terminal, a line every ten seconds elsewhere; silent on processes other than 0.
-
-    Args:
-      total: units of work in all.
-      initial: units done before this process started (restored from a checkpoint).
-      phase: what is being done, shown in front.
-    """
+    """See `progress`."""
 
     def __init__(self, total: int, initial: int, phase: str) -> None:
         self._tty = sys.stderr.isatty()
@@ -34,11 +28,14 @@ class Progress:
             dynamic_ncols=True,
         )
 
-    def update(self, n: int = 1, headline: str = "") -> None:
-        """Advances by `n`; `headline` is one metric worth watching, such as `loss 0.312`."""
-        self._done += n
-        self._headline = headline or self._headline
+    def headline(self, **metric: float) -> None:
+        """Shows one metric worth watching: `headline(loss=0.312)`."""
+        self._headline = ", ".join(f"{name} {value:.4g}" for name, value in metric.items())
         self._bar.set_postfix_str(self._headline, refresh=False)
+
+    def advance(self, n: int = 1) -> None:
+        """Counts `n` units of work."""
+        self._done += n
         self._bar.update(n)
         if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._print_line()
@@ -64,6 +61,21 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._print_line()
         self._bar.close()
+
+
+def progress(total: int, initial: int, phase: str) -> Progress:
+    """A bar on a terminal, a line every ten seconds elsewhere; silent on processes other than 0.
+
+        with progress(900, 300, "sft") as bar:
+            bar.headline(loss=0.3)
+            bar.advance()
+
+    Args:
+      total: units of work in all.
+      initial: units done before this process started (restored from a checkpoint).
+      phase: what is being done, shown in front.
+    """
+    return Progress(total, initial, phase)
 
 
 class PhaseTimer:
