@@ -1,0 +1,141 @@
+"""report/index.html: one self-contained page about a run, written from its workdir alone."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from wmpo_jax.report import plots, tables
+from wmpo_jax.report.record import STAGES, WMPO_STAGES, RunRecord, minutes, read_run, real_episodes
+from wmpo_jax.report.videos import clip_groups
+from wmpo_jax.runtime.files import atomic_write
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(workdir_path: Path) -> Path:
+    """Writes `report/index.html` from what the stages have left so far.
+
+    The page needs no network and no file beside it. The same workdir gives the same page.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: the workdir is missing, or a file in it cannot be read or the page not written.
+    """
+    path = workdir_path / "report" / "index.html"
+    atomic_write(path, render(read_run(workdir_path)).encode())
+    return path
+
+
+def render(record: RunRecord) -> str:
+    """The page about one run."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        name=record.name,
+        headline=headline(record),
+        tiles=_tiles(record),
+        result=tables.result_table(record),
+        gates=tables.gates(record),
+        confusions=_confusions(record),
+        honesty=tables.honesty_table(record),
+        panels=_panels(record),
+        curves=plots.curve_groups(record),
+        videos=clip_groups(record),
+        stages=tables.stage_rows(record),
+        stages_left=[name.replace("_", " ") for name in STAGES if name not in record.stages],
+        ledger=tables.ledger_table(record),
+        config=record.config,
+    )
+
+
+def headline(record: RunRecord) -> dict[str, Any]:
+    """What a reader should know after ten seconds: a verdict and one bar per policy."""
+    scores = tables.scores(record)
+    if not scores:
+        return {"verdict": "Not evaluated yet", "detail": "", "tone": "open", "bars": []}
+    mode = scores[0].mode
+    bars = [
+        {
+            "policy": tables.POLICY_NAMES.get(score.policy, score.policy),
+            "kind": score.policy,
+            "mode": score.mode,
+            "value": tables.percent(score.rate.estimate),
+            "low": tables.percent(score.rate.low),
+            "high": tables.percent(score.rate.high),
+            "n": tables.number(score.n),
+            "primary": score.mode == mode,
+        }
+        for score in scores
+    ]
+    verdict, tone = _verdict(record, mode)
+    detail = tables.difference_text(record)
+    return {"verdict": verdict, "detail": detail, "tone": tone, "bars": bars, "mode": mode}
+
+
+def _verdict(record: RunRecord, mode: str) -> tuple[str, str]:
+    paired = record.stages["evaluate"].get("paired", {}).get(mode)
+    if paired is None:
+        return "Success on held-out starts", "open"
+    if paired["low"] > 0:
+        return "Imagination improved the policy", "good"
+    if paired["high"] < 0:
+        return "Imagination made the policy worse", "bad"
+    return "No clear change", "open"
+
+
+def _tiles(record: RunRecord) -> list[tuple[str, str]]:
+    """(number, meaning) pairs below the headline."""
+    improve = record.stages.get("improve", {})
+    found = tables.gates(record)
+    passed = f"{sum(gate['passed'] for gate in found)} of {len(found)}" if found else None
+    tiles = [
+        (tables.number(real_episodes(record, WMPO_STAGES) or None), "real training episodes"),
+        (tables.number(improve.get("imagined_episodes")), "imagined episodes"),
+        (tables.number(improve.get("iterations")), "iterations of GRPO"),
+        (tables.number(minutes(record, WMPO_STAGES)), "minutes, start to improved"),
+        (tables.number(passed), "gates passed"),
+    ]
+    return [tile for tile in tiles if tile[0] != tables.NOTHING]
+
+
+def _panels(record: RunRecord) -> dict[str, Any]:
+    """The plots that stand beside the gates; those without numbers are left out."""
+    drawn = {
+        "Imagined and real success": plots.imagined_and_real(record),
+        "PSNR over the horizon, dB": plots.psnr_over_horizon(record),
+        "Reward model: calibration": plots.calibration(record),
+        "Minutes per stage": plots.seconds_per_stage(record),
+        "GRPO in imagination: seconds per phase": plots.seconds_per_phase(record),
+    }
+    return {title: svg for title, svg in drawn.items() if svg is not None}
+
+
+def _confusions(record: RunRecord) -> list[dict[str, Any]]:
+    """Two-by-two counts of the judge: imagined (or predicted) outcome against the real one."""
+    honesty, reward = record.stages.get("honesty", {}), record.stages.get("reward", {})
+    blocks = {
+        "Imagined outcome, before RL": ("imagined", honesty.get("before", {})),
+        "Imagined outcome, after RL": ("imagined", honesty.get("after", {})),
+        "Reward model on real frames": ("predicted", reward),
+    }
+    found = []
+    for title, (judge, block) in blocks.items():
+        if all(key in block for key in ("tp", "fp", "fn", "tn")):
+            found.append({"title": title, "judge": judge, "cells": _cells(block)})
+    return found
+
+
+def _cells(block: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    total = max(1, sum(block[key] for key in ("tp", "fp", "fn", "tn")))
+    return {
+        key: {"count": tables.number(block[key]), "share": block[key] / total}
+        for key in ("tp", "fp", "fn", "tn")
+    }
