@@ -76,12 +76,18 @@ def arguments(golden: Golden, size: str, mask: str) -> tuple:
     )
 
 
+forward = nnx.jit(STDiT.__call__, static_argnums=(5, 6))
+encode_history = nnx.jit(STDiT.encode_history, static_argnums=(2, 3))
+denoise = nnx.jit(STDiT.denoise, static_argnums=(5, 6))
+
+
 def test_golden_stdit3_outputs(golden):
     runs = [name.split(".")[1:] for name in golden.tensors if name.startswith("out.")]
     runs = [run for run in runs if len(run) == 2 and run[1] in ("hist", "rand", "all")]
     assert runs
     for size, mask in runs:
-        out = golden.model(*arguments(golden, size, mask))
+        latents, timestep, actions, mask_BT, *pixels = arguments(golden, size, mask)
+        out = forward(golden.model, latents, timestep, actions, mask_BT, *pixels)
         expected = channels_last(golden.tensors[f"out.{size}.{mask}"])
         np.testing.assert_allclose(out, expected, atol=ATOL, err_msg=f"{size}.{mask}")
 
@@ -90,8 +96,8 @@ def test_golden_stdit3_cached_history(golden):
     history = golden.model.config.history
     for size in golden.metadata["latent_sizes"]:
         latents, timestep, actions, _, *pixels = arguments(golden, size, "hist")
-        cache = golden.model.encode_history(latents[:, :history], *pixels)
-        out = golden.model.denoise(latents[:, history:], timestep, actions, cache, *pixels)
+        cache = encode_history(golden.model, latents[:, :history], *pixels)
+        out = denoise(golden.model, latents[:, history:], timestep, actions, cache, *pixels)
         expected = channels_last(golden.tensors[f"out.{size}.hist"])[:, history:]
         np.testing.assert_allclose(out, expected, atol=ATOL, err_msg=size)
 
@@ -134,7 +140,8 @@ def test_golden_stdit3_gradients(golden):
     def loss(params, latents, actions):
         return jnp.mean(nnx.merge(graphdef, params)(latents, timestep, actions, *rest) ** 2)
 
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(params, latents, actions)
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    value, grads = step(params, latents, actions)
     ours = to_original(grads[0], golden.model.config, {})
     ours |= {"in.x": np.moveaxis(grads[1], -1, 1), "in.action": np.asarray(grads[2])}
     np.testing.assert_allclose(value, golden.tensors["out.grad.loss"], rtol=1e-5)

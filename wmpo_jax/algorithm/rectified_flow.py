@@ -33,15 +33,13 @@ def shift_timesteps(t: jax.Array, ratio: float) -> jax.Array:
     return MAX_TIMESTEP * ratio * u / (1 + (ratio - 1) * u)
 
 
-def timestep_transform(
-    t: jax.Array, height_px: float, width_px: float, frames: int, scale: float = 1.0
-) -> jax.Array:
-    """Shift by r = scale * sqrt(pixels / 512^2) * (2 for a video, 1 for an image).
+def transform_ratio(height_px: float, width_px: float, frames: int, scale: float = 1.0) -> float:
+    """The reference's shift: scale * sqrt(pixels / 512^2) * (2 for a video, 1 for an image).
 
-    At 256 x 256 pixels and more than one frame this is the identity.
+    At 256 x 256 pixels and more than one frame this is 1: nothing is shifted.
     """
     video = 1.0 if frames == 1 else VIDEO_FRAMES**0.5
-    return shift_timesteps(t, scale * (height_px * width_px / REFERENCE_PIXELS) ** 0.5 * video)
+    return scale * (height_px * width_px / REFERENCE_PIXELS) ** 0.5 * video
 
 
 def sample_timesteps(key: jax.Array, batch: int, ratio: float = 1.0) -> jax.Array:
@@ -49,9 +47,10 @@ def sample_timesteps(key: jax.Array, batch: int, ratio: float = 1.0) -> jax.Arra
     return shift_timesteps(MAX_TIMESTEP * jax.nn.sigmoid(jax.random.normal(key, (batch,))), ratio)
 
 
-def euler_timesteps(num_steps: int) -> jax.Array:
-    """1000 (1 - i / N) for i = 0..N-1: the times at which the network is asked."""
-    return MAX_TIMESTEP * (1 - jnp.arange(num_steps, dtype=jnp.float32) / num_steps)
+def euler_timesteps(num_steps: int, ratio: float = 1.0) -> jax.Array:
+    """The N decreasing times at which the network is asked: 1000 (1 - i / N), then shifted."""
+    t = MAX_TIMESTEP * (1 - jnp.arange(num_steps, dtype=jnp.float32) / num_steps)
+    return shift_timesteps(t, ratio)
 
 
 def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
@@ -76,33 +75,28 @@ def velocity(
 
 def euler_sample(
     velocity_fn: Callable[[jax.Array, jax.Array], jax.Array],
-    noise: jax.Array,
-    timesteps_NB: jax.Array,
+    noise_BTHWC: jax.Array,
+    num_steps: int,
+    ratio: float = 1.0,
+    mask_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Integrates dz = v du from noise to data: z += v(z, t_i) (t_i - t_{i+1}) / 1000, t_N = 0.
 
-    `velocity_fn(z, t_B)` sees and moves only the frames in `noise`; a history belongs in its
-    closure (as a cache). `timesteps_NB` decreases along N.
+    `velocity_fn(z, t_B)` answers for all frames of `noise_BTHWC`. Either these are the chunk alone,
+    the history living in its closure (as a cache); or whole windows, whose condition frames (mask
+    False) enter clean and keep their value. No classifier-free guidance.
     """
-    return masked_euler_sample(velocity_fn, noise, timesteps_NB, jnp.array(True))
+    times = euler_timesteps(num_steps, ratio)
+    steps = -jnp.diff(times, append=0.0) / MAX_TIMESTEP
+    if mask_BT is not None:
+        mask_BT = _like(mask_BT, noise_BTHWC)
 
+    def step(z, now):
+        t, du = now
+        moved = z + du * velocity_fn(z, jnp.full(len(z), t))
+        return (moved if mask_BT is None else jnp.where(mask_BT, moved, z)), None
 
-def masked_euler_sample(
-    velocity_fn: Callable[[jax.Array, jax.Array], jax.Array],
-    z_BTHWC: jax.Array,
-    timesteps_NB: jax.Array,
-    mask_BT: jax.Array,
-) -> jax.Array:
-    """The same over whole windows: frames with mask False keep their (clean) value."""
-    following_NB = jnp.concatenate([timesteps_NB[1:], jnp.zeros_like(timesteps_NB[:1])])
-    move = _like(mask_BT, z_BTHWC)
-
-    def step(z, times):
-        t_B, next_B = times
-        du = _like(t_B - next_B, z) / MAX_TIMESTEP
-        return jnp.where(move, z + velocity_fn(z, t_B) * du, z), None
-
-    return jax.lax.scan(step, z_BTHWC, (timesteps_NB, following_NB))[0]
+    return jax.lax.scan(step, noise_BTHWC, (times, steps))[0]
 
 
 def noise_window(

@@ -1,0 +1,125 @@
+"""The sampler, the loss and the timestep transform agree with the original RFLOW scheduler."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.golden.loader import golden_files, load
+from tests.golden.test_golden_stdit3 import Golden, channels_last, encode_history, read_golden
+from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.models.stdit.weights import to_original
+
+
+@pytest.fixture(scope="module", params=golden_files("rflow"), ids=lambda path: path.stem)
+def golden(request) -> Golden:
+    """The tensors are the scheduler's, the model is that of the stdit3 file of the same suffix."""
+    path: Path = request.param
+    stdit = read_golden(path.with_name(path.name.replace("rflow_", "stdit3_", 1)))
+    tensors, metadata = load(path)
+    return stdit._replace(tensors=tensors, metadata=metadata)
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def runs(golden: Golden) -> list[tuple[str, int, int]]:
+    """Name, image size and steps of every sampler run."""
+    pattern = re.compile(r"out\.(r(\d+)\.steps(\d+))\.z$")
+    found = [match.groups() for name in golden.tensors if (match := pattern.match(name))]
+    assert found
+    return [(name, int(size), int(steps)) for name, size, steps in found]
+
+
+def test_golden_rflow_timesteps(golden):
+    for name, size, steps in runs(golden):
+        ratio = rectified_flow.transform_ratio(size, size, golden.metadata["num_frames"])
+        times = rectified_flow.euler_timesteps(steps, ratio)
+        expected = golden.tensors[f"out.{name}.timesteps"]
+        np.testing.assert_allclose(expected, np.tile(times[:, None], expected.shape[1]), atol=1e-3)
+
+
+def test_golden_rflow_samples(golden):
+    graphdef, params = nnx.split(golden.model)
+    t, channels = golden.tensors, golden.model.config.in_channels
+    z, mask_BT = channels_last(t["in.z"]), jnp.asarray(t["in.mask"]) > 0
+    actions = jnp.asarray(t["in.action"])
+
+    def sample(params, size, steps):
+        model = nnx.merge(graphdef, params)
+        ratio = rectified_flow.transform_ratio(size, size, golden.metadata["num_frames"])
+
+        def velocity(z, t_B):
+            return model(z, t_B, actions, mask_BT, size, size)[..., :channels]
+
+        return rectified_flow.euler_sample(velocity, z, steps, ratio, mask_BT)
+
+    for name, size, steps in runs(golden):
+        out = jax.jit(sample, static_argnums=(1, 2))(params, size, steps)
+        expected = channels_last(t[f"out.{name}.z"])
+        np.testing.assert_allclose(out, expected, atol=5e-5, err_msg=name)
+
+
+def test_golden_rflow_cached_samples(golden):
+    """The cached history gives the chunk of the same samples."""
+    model, t = golden.model, golden.tensors
+    history, channels = model.config.history, model.config.in_channels
+    z, actions = channels_last(t["in.z"]), jnp.asarray(t["in.action"])
+    name, size, steps = min(runs(golden), key=lambda run: run[2])
+    ratio = rectified_flow.transform_ratio(size, size, golden.metadata["num_frames"])
+    cache = encode_history(model, z[:, :history], size, size)
+
+    def velocity(z, t_B):
+        return model.denoise(z, t_B, actions, cache, size, size)[..., :channels]
+
+    out = rectified_flow.euler_sample(velocity, z[:, history:], steps, ratio)
+    expected = channels_last(t[f"out.{name}.z"])[:, history:]
+    np.testing.assert_allclose(out, expected, atol=5e-5, err_msg=name)
+
+
+def test_golden_rflow_training(golden):
+    graphdef, params = nnx.split(golden.model)
+    t, channels = golden.tensors, golden.model.config.in_channels
+    x0, noise = channels_last(t["in.train.x_start"]), channels_last(t["in.train.noise"])
+    t_B, mask_BT = jnp.asarray(t["in.train.t"]), jnp.asarray(t["in.train.mask"])
+    plain = rectified_flow.add_noise(x0, noise, t_B)
+    np.testing.assert_allclose(plain, channels_last(t["out.add_noise"]), atol=1e-5)
+
+    def loss(params, mask_BT):
+        x_t = rectified_flow.noise_window(x0, noise, t_B, mask_BT)
+        model, actions = nnx.merge(graphdef, params), jnp.asarray(t["in.action"])
+        out = model(x_t, t_B, actions, mask_BT, 256, 256)[..., :channels]
+        loss_B = rectified_flow.flow_loss(out, x0, noise, mask_BT)
+        return jnp.mean(loss_B), loss_B
+
+    (_, loss_B), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, mask_BT)
+    np.testing.assert_allclose(loss_B, t["out.train.loss"], rtol=1e-5)
+    ours = to_original(grads, golden.model.config, {})
+    names = [name for name in t if name.startswith("out.train.grad.")]
+    assert names
+    for name in names:
+        atol = 1e-4 * np.abs(t[name]).max()
+        np.testing.assert_allclose(ours[name[15:]], t[name], atol=atol, err_msg=name)
+    _, all_B = jax.jit(loss)(params, jnp.ones_like(mask_BT))
+    np.testing.assert_allclose(all_B, t["out.train.loss_mask_none_xmask_all"], rtol=1e-5)
+
+
+def test_golden_rflow_transform(golden):
+    t = golden.tensors
+
+    def table(rows, scale):
+        ratios = [rectified_flow.transform_ratio(*row, scale) for row in rows.tolist()]
+        return [rectified_flow.shift_timesteps(jnp.asarray(t["in.tt.t"]), r) for r in ratios]
+
+    grid = t["in.tt.height_width_frames"]
+    np.testing.assert_allclose(table(grid, 1.0), t["out.tt"], atol=1e-3)
+    scaled = t["out.tt_scale1p5"]
+    candidates = np.asarray(table(grid, 1.5))
+    assert all(np.abs(candidates - row).max(axis=1).min() < 1e-3 for row in scaled)
