@@ -1,8 +1,15 @@
-"""The one exception that is meant for the person at the keyboard rather than for a debugger."""
+"""The exceptions that are meant for the person at the keyboard rather than for a debugger."""
 
 
 class UserError(Exception):
     """Something the user can mend; the message is one plain sentence: what, where, how to mend it.
 
     `main` prints it without a traceback and exits with status 2.
+    """
+
+
+class Preempted(Exception):
+    """A stage has saved its state and stopped because it was asked to.
+
+    `main` exits with status 75 (EX_TEMPFAIL), which schedulers read as "run me again".
     """

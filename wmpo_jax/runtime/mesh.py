@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -74,3 +75,13 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Places a full copy of every leaf on each device (typed PRNG keys included)."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def describe(mesh: Mesh) -> str:
+    """One line for the log: versions, devices, mesh."""
+    device = jax.devices()[0]
+    shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    return (
+        f"jax {jax.__version__}, flax {flax.__version__}, "
+        f"{jax.device_count()} x {device.device_kind} on {jax.process_count()} host(s), {shape}"
+    )

@@ -7,13 +7,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-EXIT_CODE = 75  # EX_TEMPFAIL: schedulers that retry read it as "run me again"
+from wmpo_jax.runtime.errors import Preempted
 
 _requested = False
-
-
-class Preempted(Exception):
-    """A stage has saved its state and stopped because it was asked to."""
 
 
 def install() -> None:
@@ -27,7 +23,7 @@ def install() -> None:
 def _request(signum: int, frame: FrameType | None) -> None:
     global _requested
     _requested = True
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # also in the middle of an XLA call
 
 
 def stop_requested() -> bool:

@@ -1,0 +1,60 @@
+"""The door: runs the stages of a config in order, each once, in a workdir.
+
+    python -m wmpo_jax.main --config=configs/tiny.py --config.improve.iterations=3
+
+Exit status: 0 done, 2 the user can mend it, 75 stopped on request (the same command continues).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from wmpo_jax.runtime import environment
+from wmpo_jax.runtime.config import config_name, load_config
+from wmpo_jax.runtime.errors import Preempted, UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `argv` (flags without the program's name); returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m wmpo_jax.main", allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="configs/tiny.py or configs/tiny.py:smoke")
+    parser.add_argument("--workdir", help="where the run lives; default runs/<config's name>")
+    parser.add_argument("--stages", help="only these, such as demos,sft; default all")
+    parser.add_argument("--cluster", action="store_true", help="TPU pod or Slurm: join the hosts")
+    parser.epilog = "Any field of the config: --config.improve.iterations=3"
+    flags, rest = parser.parse_known_args(argv)
+    try:
+        run(flags, rest)
+    except UserError as error:
+        print(f"wmpo_jax: {error}", file=sys.stderr)
+        return 2
+    except Preempted as stop:
+        print(f"wmpo_jax: {stop}", file=sys.stderr)
+        return 75
+    return 0
+
+
+def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Config, environment, hosts, mesh, stages."""
+    unknown = [flag for flag in rest if not flag.startswith("--config.")]
+    if unknown:
+        raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
+    config = load_config(flags.config, [flag.removeprefix("--config.") for flag in rest])
+    environment.prepare(config.cpu_devices)
+    # Only now may JAX be imported: it reads the environment while it starts.
+    from wmpo_jax import stages
+    from wmpo_jax.runtime import distributed, mesh, preemption
+    from wmpo_jax.runtime.workdir import Workdir
+
+    preemption.install()
+    distributed.initialize(flags.cluster)
+    devices = mesh.make_mesh(config)
+    workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
+    print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
+    with workdir.lock():
+        stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else None)
+
+
+if __name__ == "__main__":
+    environment.restart_with_huge_pages()
+    sys.exit(main(sys.argv[1:]))
