@@ -1,4 +1,4 @@
-"""Configs are Python files with `get_config(variant="")`; this reads them and their overrides.
+"""Configs are Python files with `get_config(variant)`; this reads them and their overrides.
 
 The parsing of values is ml_collections' own; what is added here are errors of one sentence.
 """
@@ -6,6 +6,7 @@ The parsing of values is ml_collections' own; what is added here are errors of o
 import difflib
 import hashlib
 import json
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,15 @@ def _read_file(spec: str) -> ConfigDict:
         nearby = sorted(str(p) for p in Path(path).parent.glob("*.py"))
         raise UserError(f"There is no config file {path}; choose one of: {', '.join(nearby)}.")
     try:
-        config = config_flags.ConfigFileFlagParser(name="config").parse(spec)
+        get_config = runpy.run_path(path)["get_config"]
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno} is not valid Python: {error.msg}.") from error
-    except (KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"get_config({variant!r}) of {path} failed: {reason}") from error
+    except KeyError as error:
+        raise UserError(f"{path} has no function get_config, so it is not a config.") from error
+    try:
+        config = get_config(variant) if variant else get_config()
+    except ValueError as error:
+        raise UserError(f"{path} has no variant {variant!r}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {path} returned {type(config).__name__}, not ConfigDict.")
     return config
