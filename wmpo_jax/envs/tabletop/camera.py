@@ -2,10 +2,15 @@
 
 Everything it shows is read from the compiled model: geoms, materials, lights, headlight, camera.
 What it leaves out of MuJoCo's own picture: specular highlights, textures (their mean colour stands
-in), reflections, fog, transparency and sites. Local letters: G geoms of the model, R rays.
+in), reflections, fog, transparency and sites.
+
+For speed on a CPU everything is element-wise over rays and a ray's colour ends in one uint32, so
+XLA compiles the whole picture into one loop without intermediate arrays. Stacking channels earlier
+costs a factor of a hundred. Local letters: G geoms of the model, R rays.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +18,15 @@ import mujoco
 import numpy as np
 
 from wmpo_jax.envs.tabletop import raycast
-from wmpo_jax.envs.tabletop.raycast import MISS, Size, Vec3
+from wmpo_jax.envs.tabletop.optics import Light, lambert, read_background, read_lights, read_rgba
+from wmpo_jax.envs.tabletop.raycast import Size, Vec3
 from wmpo_jax.runtime.errors import UserError
 
 _HIDDEN_GROUP = 3  # MuJoCo's viewers draw geom groups 0, 1 and 2 unless told otherwise
 # Rounding leaves a hit point up to ~1e-6 m off the surface it lies on; nothing closer shades it.
 _SHADOW_GAP = 1e-4
+
+Poses = dict[int, tuple[jax.Array, jax.Array]]  # geom index -> position [3], rotation [3, 3]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +36,6 @@ class Geom:
     index: int
     kind: int
     size: Size
-
-
-@dataclasses.dataclass(frozen=True)
-class Light:
-    """A light of the model. `direction` is where it shines; `position` is None when far away."""
-
-    position: tuple[float, float, float] | None
-    direction: tuple[float, float, float]
-    diffuse: tuple[float, float, float]
-    attenuation: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    cutoff_degrees: float = 180.0
-    exponent: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,9 +48,10 @@ class Camera:
       position: metres. rotation_33: columns are the camera's x (right), y (up), z (backwards).
       fovy: vertical field of view in degrees.
       near, far: metres along the viewing axis between which things are drawn.
-      geoms: what is visible. lights: all but the shadow-casting one.
-      shadow_light: the model's first shadow-casting light, or None.
-      ambient: sum of the ambient light. background: colour where a ray meets nothing.
+      geoms: what is visible.
+      lights: the first of them casts shadows if `shadowed`, the others never do.
+      ambient_C: the ambient light of all lights together, 0..1.
+      background_C: colour where a ray meets nothing, 0..1.
       geom_rgba_G4: colours as drawn (materials resolved), 0..1; the start for `render`'s override.
       emission_G: share of its colour that a geom shows without light.
     """
@@ -69,9 +66,9 @@ class Camera:
     far: float
     geoms: tuple[Geom, ...]
     lights: tuple[Light, ...]
-    shadow_light: Light | None
-    ambient: np.ndarray
-    background: np.ndarray
+    shadowed: bool
+    ambient_C: np.ndarray
+    background_C: np.ndarray
     geom_rgba_G4: np.ndarray
     emission_G: np.ndarray
 
@@ -87,33 +84,25 @@ class Camera:
         """
         camera_id = _camera_id(model, name)
         data = _home(model)
-        lights = [(_light(model, data, i), bool(model.light_castshadow[i])) for i in _active(model)]
-        shadow_at = next((i for i, (_, casts) in enumerate(lights) if casts), None)
-        others = [light for i, (light, _) in enumerate(lights) if i != shadow_at]
-        forward = -data.cam_xmat[camera_id].reshape(3, 3)[:, 2]
-        headlight = model.vis.headlight
-        ambient = model.light_ambient[_active(model)].sum(0)
-        if headlight.active:
-            ambient = ambient + headlight.ambient
-            others.append(Light(None, _triple(forward), _triple(headlight.diffuse)))
+        rotation_33 = data.cam_xmat[camera_id].reshape(3, 3).copy()
+        lights, ambient_C = read_lights(model, data, -rotation_33[:, 2])
+        glow_M = np.append(model.mat_emission, 0.0)  # material -1 is the last: no glow
         return cls(
             height=height,
             width=width,
             supersample=supersample,
             position=data.cam_xpos[camera_id].copy(),
-            rotation_33=data.cam_xmat[camera_id].reshape(3, 3).copy(),
+            rotation_33=rotation_33,
             fovy=float(model.cam_fovy[camera_id]),
             near=float(model.vis.map.znear * model.stat.extent),
             far=float(model.vis.map.zfar * model.stat.extent),
             geoms=_visible_geoms(model),
-            lights=tuple(light for light in others if max(light.diffuse) > 0),
-            shadow_light=None if shadow_at is None else lights[shadow_at][0],
-            ambient=ambient,
-            background=_background(model),
-            geom_rgba_G4=_drawn_rgba(model),
-            emission_G=np.array(
-                [model.mat_emission[m] if m >= 0 else 0.0 for m in model.geom_matid]
-            ),
+            lights=lights,
+            shadowed=bool(model.light_castshadow[model.light_active > 0].any()),
+            ambient_C=ambient_C,
+            background_C=read_background(model),
+            geom_rgba_G4=read_rgba(model),
+            emission_G=glow_M[model.geom_matid],
         )
 
     def render(
@@ -133,126 +122,112 @@ class Camera:
           uint8 [H, W, 3], 0..255, row 0 at the top.
         """
         rgba_G4 = jnp.asarray(self.geom_rgba_G4 if geom_rgba_G4 is None else geom_rgba_G4)
+        poses = self._poses(geom_xpos_G3, geom_xmat_G33)
         rays = _rays(self, self.supersample)
-        depth, index, normal = self._trace(geom_xpos_G3, geom_xmat_G33, rays)
-        point = raycast.along(_constants(self.position), depth, rays)
-        light_RGB = self._light(geom_xpos_G3, geom_xmat_G33, point, normal)
-        channels = []
-        for channel in range(3):
-            colour = jnp.full_like(depth, self.background[channel])
-            for geom in self.geoms:
-                shade = light_RGB[channel] + float(self.emission_G[geom.index])
-                shade = rgba_G4[geom.index, channel] * shade
-                colour = jnp.where(index == geom.index, shade, colour)
-            colour = jnp.clip(colour, 0.0, 1.0).mean(0)
-            channels.append((colour * 255.0 + 0.5).astype(jnp.uint8))
-        return jnp.stack(channels, -1).reshape(self.height, self.width, 3)
+        # A loop of two rounds or more keeps XLA from computing each ray once per byte of output.
+        rounds = (math.gcd(rays[0].size, 2 * self.supersample**2), -1)
+        in_rounds = tuple(axis.reshape(rounds) for axis in rays)
+        packed = jax.lax.map(lambda part: self._packed(poses, rgba_G4, part), in_rounds)
+        packed = packed.reshape(self.supersample**2, -1)
+        pixels = jax.lax.bitcast_convert_type(packed, jnp.uint8)[..., :3]
+        if self.supersample > 1:
+            count = self.supersample**2
+            total = pixels.astype(jnp.uint32).sum(0)
+            pixels = ((total + count // 2) // count).astype(jnp.uint8)
+        return pixels.reshape(self.height, self.width, 3)
 
     def segment(self, geom_xpos_G3: jax.Array, geom_xmat_G33: jax.Array) -> jax.Array:
         """Which geom is seen at each pixel centre: int32 [H, W], -1 for the background."""
-        _, index, _ = self._trace(geom_xpos_G3, geom_xmat_G33, _rays(self, 1))
+        poses = self._poses(geom_xpos_G3, geom_xmat_G33)
+        _, index = self._nearest(poses, _rays(self, 1))
         return index.reshape(self.height, self.width)
 
-    def _trace(
-        self, xpos_G3: jax.Array, xmat_G33: jax.Array, rays: Vec3
-    ) -> tuple[jax.Array, jax.Array, Vec3]:
-        """Depth (metres along the viewing axis), geom index and world normal of the nearest hit."""
-        best = jnp.full_like(rays[0], self.far)
-        index = jnp.full(best.shape, -1, jnp.int32)
-        normal = (jnp.zeros_like(best),) * 3
+    def _poses(self, xpos_G3: jax.Array, xmat_G33: jax.Array) -> Poses:
+        return {geom.index: (xpos_G3[geom.index], xmat_G33[geom.index]) for geom in self.geoms}
+
+    def _packed(self, poses: Poses, rgba_G4: jax.Array, rays: Vec3) -> jax.Array:
+        """uint32 [R]: red, green and blue in the lowest three bytes."""
+        depth, index = self._nearest(poses, rays)
+        point = raycast.along(raycast.vector(self.position), depth, rays)
+        received = self._received(poses, point, index)
+        red, green, blue = (self._channel(c, rgba_G4, index, received) for c in range(3))
+        return red | green << 8 | blue << 16
+
+    def _nearest(self, poses: Poses, rays: Vec3) -> tuple[jax.Array, jax.Array]:
+        """Depth (metres along the viewing axis) and geom index of what each ray meets first."""
+        depth = jnp.full_like(rays[0], self.far)
+        index = jnp.full(depth.shape, -1, jnp.int32)
         for geom in self.geoms:
-            enter, normal_at = raycast.SHAPES[geom.kind]
-            xpos_3, xmat_33 = xpos_G3[geom.index], xmat_G33[geom.index]
-            origin = raycast.to_local(xmat_33, _from(xpos_3, _constants(self.position)))
-            direction = raycast.to_local(xmat_33, rays)
-            t = enter(geom.size, origin, direction)
-            closer = (t < best) & (t > self.near)
-            local = normal_at(geom.size, raycast.along(origin, t, direction))
-            facing = raycast.to_world(xmat_33, local)
-            best = jnp.where(closer, t, best)
+            xpos_3, xmat_33 = poses[geom.index]
+            origin = raycast.place_local(xpos_3, xmat_33, raycast.vector(self.position))
+            direction = raycast.turn_local(xmat_33, rays)
+            t = raycast.ENTER[geom.kind](geom.size, origin, direction)
+            closer = (t < depth) & (t > self.near)
+            depth = jnp.where(closer, t, depth)
             index = jnp.where(closer, geom.index, index)
-            x, y, z = (jnp.where(closer, new, old) for new, old in zip(facing, normal, strict=True))
-            normal = (x, y, z)
-        return best, index, normal
+        return depth, index
 
-    def _light(
-        self, xpos_G3: jax.Array, xmat_G33: jax.Array, point: Vec3, normal: Vec3
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Light falling on each point, per colour channel."""
-        terms = [(light, _lambert(light, point, normal)) for light in self.lights]
-        if self.shadow_light is not None:
-            lit = self._reached(xpos_G3, xmat_G33, point)
-            terms.append((self.shadow_light, _lambert(self.shadow_light, point, normal) * lit))
-        red, green, blue = (
-            sum((light.diffuse[c] * term for light, term in terms), float(self.ambient[c]))
-            + jnp.zeros_like(point[0])
-            for c in range(3)
-        )
-        return red, green, blue
+    def _received(self, poses: Poses, point: Vec3, index: jax.Array) -> list[jax.Array]:
+        """For each light, the share 0..1 of its diffuse light that each point receives."""
+        zero = jnp.zeros_like(point[0])
+        normal = (zero, zero, zero)
+        for geom in self.geoms:
+            xpos_3, xmat_33 = poses[geom.index]
+            local = raycast.NORMAL[geom.kind](
+                geom.size, raycast.place_local(xpos_3, xmat_33, point)
+            )
+            x, y, z = raycast.turn_world(xmat_33, local)
+            here = index == geom.index
+            normal = (
+                jnp.where(here, x, normal[0]),
+                jnp.where(here, y, normal[1]),
+                jnp.where(here, z, normal[2]),
+            )
+        received = [lambert(light, point, normal) for light in self.lights]
+        if self.shadowed:
+            received[0] = jnp.where(self._reached(poses, point), received[0], 0.0)
+        return received
 
-    def _reached(self, xpos_G3: jax.Array, xmat_G33: jax.Array, point: Vec3) -> jax.Array:
-        """Whether nothing stands between the point and the shadow light; planes cast none."""
-        assert self.shadow_light is not None
-        towards, light_at = _towards(self.shadow_light, point)
-        lit = jnp.ones(point[0].shape, bool)
+    def _reached(self, poses: Poses, point: Vec3) -> jax.Array:
+        """Whether nothing stands between the point and the first light; planes cast no shadow."""
+        towards, light_at = self.lights[0].seen_from(point)
+        free = jnp.ones(point[0].shape, bool)
         for geom in self.geoms:
             if geom.kind == mujoco.mjtGeom.mjGEOM_PLANE:
                 continue
-            enter, _ = raycast.SHAPES[geom.kind]
-            xpos_3, xmat_33 = xpos_G3[geom.index], xmat_G33[geom.index]
-            origin = raycast.to_local(xmat_33, _from(xpos_3, point))
-            t = enter(geom.size, origin, raycast.to_local(xmat_33, towards))
-            lit &= (t < _SHADOW_GAP) | (t > light_at)
-        return lit
+            xpos_3, xmat_33 = poses[geom.index]
+            origin = raycast.place_local(xpos_3, xmat_33, point)
+            direction = raycast.turn_local(xmat_33, towards)
+            t = raycast.ENTER[geom.kind](geom.size, origin, direction)
+            free &= (t < _SHADOW_GAP) | (t > light_at)
+        return free
 
-
-def _constants(array_3: np.ndarray) -> Vec3:
-    x, y, z = (jnp.float32(value) for value in array_3)
-    return x, y, z
-
-
-def _from(start_3: jax.Array, end: Vec3) -> Vec3:
-    return end[0] - start_3[0], end[1] - start_3[1], end[2] - start_3[2]
+    def _channel(
+        self, channel: int, rgba_G4: jax.Array, index: jax.Array, received: list[jax.Array]
+    ) -> jax.Array:
+        """One colour channel, uint32 0..255 [R]."""
+        light = jnp.full(index.shape, self.ambient_C[channel], jnp.float32)
+        for source, share in zip(self.lights, received, strict=True):
+            light += source.diffuse[channel] * share
+        color = jnp.full(index.shape, self.background_C[channel], jnp.float32)
+        for geom in self.geoms:
+            shade = rgba_G4[geom.index, channel] * (light + float(self.emission_G[geom.index]))
+            color = jnp.where(index == geom.index, shade, color)
+        return (jnp.clip(color, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint32)
 
 
 def _rays(camera: Camera, supersample: int) -> Vec3:
-    """World directions [n * n, H * W] through pixel centres, of length 1 along the viewing axis."""
+    """World directions [n * n, H * W] through (sub)pixel centres; depth grows by 1 along each."""
     n = supersample
     top = np.tan(np.deg2rad(camera.fovy) / 2)
     right = top * camera.width / camera.height
-    rows = 1 - 2 * (np.arange(camera.height * n) + 0.5) / (camera.height * n)
-    columns = 2 * (np.arange(camera.width * n) + 0.5) / (camera.width * n) - 1
-    up, across = np.meshgrid(rows * top, columns * right, indexing="ij")
+    up_Y = top * (1 - (2 * np.arange(camera.height * n) + 1) / (camera.height * n))
+    across_X = right * ((2 * np.arange(camera.width * n) + 1) / (camera.width * n) - 1)
+    up, across = np.meshgrid(up_Y, across_X, indexing="ij")
     view = np.stack([across, up, -np.ones_like(up)], -1) @ camera.rotation_33.T
     view = view.reshape(camera.height, n, camera.width, n, 3).transpose(4, 1, 3, 0, 2)
     x, y, z = jnp.asarray(view.reshape(3, n * n, -1), jnp.float32)
     return x, y, z
-
-
-def _towards(light: Light, point: Vec3) -> tuple[Vec3, jax.Array]:
-    """Unit direction from the point to the light, and how far away it is."""
-    if light.position is None:
-        return _constants(-np.asarray(light.direction)), jnp.float32(MISS / 2)
-    position = _constants(np.asarray(light.position))
-    gap = (position[0] - point[0], position[1] - point[1], position[2] - point[2])
-    return raycast.unit(gap), jnp.sqrt(raycast.dot(gap, gap))
-
-
-def _lambert(light: Light, point: Vec3, normal: Vec3) -> jax.Array:
-    """Share of the light's diffuse colour that a surface receives (OpenGL's lighting equation)."""
-    towards, distance = _towards(light, point)
-    share = jnp.maximum(raycast.dot(normal, towards), 0.0)
-    if light.position is None:
-        return share
-    constant, linear, quadratic = light.attenuation
-    if (linear, quadratic) != (0.0, 0.0):
-        share = share / (constant + linear * distance + quadratic * distance**2)
-    if light.cutoff_degrees < 180:
-        cosine = -raycast.dot(towards, _constants(np.asarray(light.direction)))
-        inside = cosine > np.cos(np.deg2rad(light.cutoff_degrees))
-        spot = jnp.maximum(cosine, 1e-6) ** light.exponent
-        share = jnp.where(inside, share * spot, 0.0)
-    return share
 
 
 def _camera_id(model: mujoco.MjModel, name: str) -> int:
@@ -260,10 +235,10 @@ def _camera_id(model: mujoco.MjModel, name: str) -> int:
     if camera_id < 0:
         names = [model.camera(i).name for i in range(model.ncam)]
         raise UserError(f"The model has no camera {name!r}; choose one of {names}.")
-    perspective = mujoco.mjtProjection.mjPROJ_PERSPECTIVE
-    if model.cam_projection[camera_id] != perspective or model.cam_sensorsize[camera_id].any():
+    perspective = model.cam_projection[camera_id] == mujoco.mjtProjection.mjPROJ_PERSPECTIVE
+    if not perspective or model.cam_sensorsize[camera_id].any():
         raise UserError(
-            f"Camera {name!r} is orthographic or has a sensor size; give it only a fovy."
+            f"Camera {name!r} is orthographic or has a sensor size; describe it by fovy alone."
         )
     return camera_id
 
@@ -278,70 +253,17 @@ def _home(model: mujoco.MjModel) -> mujoco.MjData:
 
 
 def _visible_geoms(model: mujoco.MjModel) -> tuple[Geom, ...]:
-    rgba_G4 = _drawn_rgba(model)
     geoms = []
     for index in range(model.ngeom):
-        if model.geom_group[index] >= _HIDDEN_GROUP or rgba_G4[index, 3] == 0:
+        if model.geom_group[index] >= _HIDDEN_GROUP or read_rgba(model)[index, 3] == 0:
             continue
         kind = int(model.geom_type[index])
-        if kind not in raycast.SHAPES:
+        if kind not in raycast.ENTER:
             shape = mujoco.mjtGeom(kind).name.removeprefix("mjGEOM_").lower()
             raise UserError(
                 f"Geom {index} {model.geom(index).name!r} is a {shape}, which the in-jit camera "
                 f"cannot draw; use primitive shapes or put it into a group >= {_HIDDEN_GROUP}."
             )
-        geoms.append(Geom(index, kind, _triple(model.geom_size[index])))
-    return tuple(sorted(geoms, key=lambda geom: geom.kind))
-
-
-def _drawn_rgba(model: mujoco.MjModel) -> np.ndarray:
-    """Colour of each geom as MuJoCo draws it: a material's, unless the geom has its own."""
-    rgba_G4 = model.geom_rgba.astype(np.float32)
-    for index, material in enumerate(model.geom_matid):
-        if material < 0:
-            continue
-        if (rgba_G4[index] == 0.5).tolist() == [True, True, True, False]:
-            rgba_G4[index] = model.mat_rgba[material]
-        textures = model.mat_texid[material]
-        for texture in textures[textures >= 0]:
-            rgba_G4[index, :3] *= _mean_colour(model, texture)
-    return rgba_G4
-
-
-def _mean_colour(model: mujoco.MjModel, texture: int) -> np.ndarray:
-    channels = model.tex_nchannel[texture]
-    count = model.tex_height[texture] * model.tex_width[texture] * channels
-    start = model.tex_adr[texture]
-    pixels = model.tex_data[start : start + count].reshape(-1, channels)
-    return np.broadcast_to(pixels[:, :3].mean(0) / 255.0, 3)
-
-
-def _background(model: mujoco.MjModel) -> np.ndarray:
-    """The mean colour of the sky; black without one, like MuJoCo's."""
-    skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
-    return _mean_colour(model, skies[0]) if len(skies) else np.zeros(3)
-
-
-def _active(model: mujoco.MjModel) -> np.ndarray:
-    return np.flatnonzero(model.light_active)
-
-
-def _light(model: mujoco.MjModel, data: mujoco.MjData, index: int) -> Light:
-    direction, diffuse = _triple(data.light_xdir[index]), _triple(model.light_diffuse[index])
-    kind = model.light_type[index]
-    if kind == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL:
-        return Light(None, direction, diffuse)
-    spot = kind == mujoco.mjtLightType.mjLIGHT_SPOT
-    return Light(
-        _triple(data.light_xpos[index]),
-        direction,
-        diffuse,
-        _triple(model.light_attenuation[index]),
-        float(model.light_cutoff[index]) if spot else 180.0,
-        float(model.light_exponent[index]) if spot else 0.0,
-    )
-
-
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
-    return x, y, z
+        x, y, z = (float(half) for half in model.geom_size[index])
+        geoms.append(Geom(index, kind, (x, y, z)))
+    return tuple(geoms)

@@ -13,12 +13,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 
 Vec3 = tuple[jax.Array, jax.Array, jax.Array]
 Size = tuple[float, float, float]
 
 MISS = 1e9
 _TINY = 1e-9  # keeps 1/x finite for rays parallel to a face or an axis
+
+
+def vector(values: jax.Array | np.ndarray | Size) -> Vec3:
+    x, y, z = (jnp.asarray(values[axis], jnp.float32) for axis in range(3))
+    return x, y, z
 
 
 def dot(a: Vec3, b: Vec3) -> jax.Array:
@@ -31,24 +37,36 @@ def along(origin: Vec3, t: jax.Array, direction: Vec3) -> Vec3:
     return x, y, z
 
 
-def to_local(rotation_33: jax.Array, vector: Vec3) -> Vec3:
-    """Rotates a world vector into the frame whose axes are the columns of `rotation_33`."""
-    x, y, z = (dot(_vec(rotation_33[:, axis]), vector) for axis in range(3))
-    return x, y, z
+def minus(a: Vec3, b: Vec3) -> Vec3:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
-def to_world(rotation_33: jax.Array, vector: Vec3) -> Vec3:
-    x, y, z = (dot(_vec(rotation_33[axis]), vector) for axis in range(3))
-    return x, y, z
+def turn_local(xmat_33: jax.Array, direction: Vec3) -> Vec3:
+    """A world direction in the frame whose axes are the columns of `xmat_33`."""
+    return (
+        dot(vector(xmat_33[:, 0]), direction),
+        dot(vector(xmat_33[:, 1]), direction),
+        dot(vector(xmat_33[:, 2]), direction),
+    )
+
+
+def turn_world(xmat_33: jax.Array, direction: Vec3) -> Vec3:
+    """The way back from `turn_local`."""
+    return (
+        dot(vector(xmat_33[0]), direction),
+        dot(vector(xmat_33[1]), direction),
+        dot(vector(xmat_33[2]), direction),
+    )
+
+
+def place_local(xpos_3: jax.Array, xmat_33: jax.Array, point: Vec3) -> Vec3:
+    """A world point in the frame at `xpos_3`."""
+    return turn_local(xmat_33, minus(point, vector(xpos_3)))
 
 
 def unit(vector: Vec3) -> Vec3:
     scale = jax.lax.rsqrt(dot(vector, vector) + _TINY * _TINY)
     return vector[0] * scale, vector[1] * scale, vector[2] * scale
-
-
-def _vec(array_3: jax.Array) -> Vec3:
-    return array_3[0], array_3[1], array_3[2]
 
 
 def enter_plane(size: Size, origin: Vec3, direction: Vec3) -> jax.Array:
@@ -163,15 +181,22 @@ def _normal_box(size: Size, point: Vec3) -> Vec3:
     )
 
 
-_Enter = Callable[[Size, Vec3, Vec3], jax.Array]
-_Normal = Callable[[Size, Vec3], Vec3]
+# Where a ray enters each supported shape.
+ENTER: dict[int, Callable[[Size, Vec3, Vec3], jax.Array]] = {
+    int(mujoco.mjtGeom.mjGEOM_PLANE): enter_plane,
+    int(mujoco.mjtGeom.mjGEOM_SPHERE): enter_sphere,
+    int(mujoco.mjtGeom.mjGEOM_CAPSULE): enter_capsule,
+    int(mujoco.mjtGeom.mjGEOM_ELLIPSOID): enter_ellipsoid,
+    int(mujoco.mjtGeom.mjGEOM_CYLINDER): enter_cylinder,
+    int(mujoco.mjtGeom.mjGEOM_BOX): enter_box,
+}
 
-# How each supported shape is entered, and its outward unit normal at a point of its surface.
-SHAPES: dict[int, tuple[_Enter, _Normal]] = {
-    int(mujoco.mjtGeom.mjGEOM_PLANE): (enter_plane, _normal_plane),
-    int(mujoco.mjtGeom.mjGEOM_SPHERE): (enter_sphere, _normal_sphere),
-    int(mujoco.mjtGeom.mjGEOM_CAPSULE): (enter_capsule, _normal_capsule),
-    int(mujoco.mjtGeom.mjGEOM_ELLIPSOID): (enter_ellipsoid, _normal_ellipsoid),
-    int(mujoco.mjtGeom.mjGEOM_CYLINDER): (enter_cylinder, _normal_cylinder),
-    int(mujoco.mjtGeom.mjGEOM_BOX): (enter_box, _normal_box),
+# Outward unit normal at a point of the surface.
+NORMAL: dict[int, Callable[[Size, Vec3], Vec3]] = {
+    int(mujoco.mjtGeom.mjGEOM_PLANE): _normal_plane,
+    int(mujoco.mjtGeom.mjGEOM_SPHERE): _normal_sphere,
+    int(mujoco.mjtGeom.mjGEOM_CAPSULE): _normal_capsule,
+    int(mujoco.mjtGeom.mjGEOM_ELLIPSOID): _normal_ellipsoid,
+    int(mujoco.mjtGeom.mjGEOM_CYLINDER): _normal_cylinder,
+    int(mujoco.mjtGeom.mjGEOM_BOX): _normal_box,
 }
