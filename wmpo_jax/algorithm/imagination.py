@@ -1,0 +1,101 @@
+"""The learned world as `Dynamics`: world model for the pixels, reward model for the verdict.
+
+The loop of the reference (wmpo fact sheet 3.7): the history stays in latent space (predicted latents
+are fed back, never re-encoded), while the policy and the judge see decoded uint8 pixels.
+"""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
+
+
+class WorldModel(Protocol):
+    """Predicts the latents of the next K frames from the last `history` ones and K actions."""
+
+    history: int
+
+    def encode(self, frames_BTHWC: jax.Array, key: jax.Array) -> jax.Array: ...
+
+    def predict(
+        self, history_BThwc: jax.Array, actions_BKA: jax.Array, key: jax.Array
+    ) -> jax.Array: ...
+
+    def decode(self, latents_BThwc: jax.Array) -> jax.Array: ...
+
+
+class RewardModel(Protocol):
+    """Judges every run of `window` consecutive uint8 frames; sees no state, no actions."""
+
+    window: int
+
+    def score(self, frames_BTHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
+        """float32_BK, K = T - window + 1: probability that the goal holds in the window's end."""
+        ...
+
+
+class ImaginedState(struct.PyTreeNode):
+    """What imagination remembers between chunks."""
+
+    history_BThwc: jax.Array
+    recent_BTHWC: jax.Array
+    goal_B: jax.Array
+    solved_B: jax.Array
+    step: jax.Array
+
+
+class ImaginedDynamics:
+    """`Dynamics` whose start is an `Observation`: a first frame and the spoken goal."""
+
+    def __init__(
+        self, world_model: WorldModel, reward_model: RewardModel, threshold: float, min_step: int
+    ):
+        """`min_step`: no success is believed before this many actions (per task)."""
+        self.world_model = world_model
+        self.reward_model = reward_model
+        self.threshold = threshold
+        self.min_step = min_step
+
+    def reset(self, start: Observation, key: jax.Array) -> tuple[ImaginedState, Observation]:
+        first_B1HWC = start.frame_BHWC[:, None]
+        latent_B1hwc = self.world_model.encode(first_B1HWC, key)
+        batch = start.goal_B.shape[0]
+        return ImaginedState(
+            history_BThwc=jnp.repeat(latent_B1hwc, self.world_model.history, axis=1),
+            recent_BTHWC=jnp.repeat(first_B1HWC, self.reward_model.window - 1, axis=1),
+            goal_B=start.goal_B,
+            solved_B=jnp.zeros(batch, bool),
+            step=jnp.int32(0),
+        ), start
+
+    def step(
+        self, state: ImaginedState, actions_BKA: jax.Array, key: jax.Array
+    ) -> tuple[ImaginedState, Observation, ChunkOutcome]:
+        chunk = actions_BKA.shape[1]
+        latents_BKhwc = self.world_model.predict(state.history_BThwc, actions_BKA, key)
+        frames_BKHWC = self.world_model.decode(latents_BKhwc)
+        film_BTHWC = jnp.concatenate([state.recent_BTHWC, frames_BKHWC], axis=1)
+        success_BK = self._verdict(film_BTHWC, state)
+        history = jnp.concatenate([state.history_BThwc, latents_BKhwc], axis=1)
+        state = state.replace(
+            history_BThwc=history[:, -self.world_model.history :],
+            recent_BTHWC=film_BTHWC[:, chunk:],
+            solved_B=success_BK[:, -1],
+            step=state.step + chunk,
+        )
+        outcome = ChunkOutcome(
+            frames_BKHWC=frames_BKHWC,
+            success_BK=success_BK,
+            invalid_B=jnp.zeros(state.goal_B.shape, bool),
+        )
+        return state, Observation(frame_BHWC=frames_BKHWC[:, -1], goal_B=state.goal_B), outcome
+
+    def _verdict(self, film_BTHWC: jax.Array, state: ImaginedState) -> jax.Array:
+        """bool_BK: the first window over the threshold ends the episode; later frames keep it."""
+        hit_BK = self.reward_model.score(film_BTHWC, state.goal_B) >= self.threshold
+        executed_K = state.step + 1 + jnp.arange(hit_BK.shape[1])
+        hit_BK &= executed_K >= self.min_step
+        return state.solved_B[:, None] | (jnp.cumsum(hit_BK, axis=1) > 0)

@@ -1,0 +1,137 @@
+"""Stage 4a: the per-frame autoencoder, and the latents of every recorded frame."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wmpo_jax.models.autoencoder_kl import (
+    AutoencoderKL,
+    AutoencoderKLConfig,
+    kl_divergence,
+    to_model_range,
+)
+from wmpo_jax.runtime.files import save_arrays
+from wmpo_jax.stages import training
+from wmpo_jax.stages.agents import LatentVideo
+from wmpo_jax.stages.setting import Setting
+
+SOURCES = {"demos": "demos", "play": "demos", "rollouts": "collect"}  # data -> stage that made it
+ENCODE_BATCH = 256  # episodes
+
+
+def run(setting: Setting) -> None:
+    """Trains on all recorded frames, then writes data/<source>/latents.npz."""
+    started = time.monotonic()
+    section = setting.config.autoencoder
+    frames = {name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()}
+    graphdef, params = nnx.split(_network(setting, 1.0))
+    optimizer = _optimizer(setting)
+    step_fn = training.make_step(
+        lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
+        optimizer,
+        setting.key("autoencoder"),
+    )
+    data = {name: jnp.asarray(values) for name, values in frames.items()}
+    state = training.fit(
+        "autoencoder",
+        training.initial_state(params, optimizer),
+        step_fn,
+        data,
+        section.steps,
+        section.checkpoint_every,
+        setting,
+    )
+    scale = _unit_scale(graphdef, state.params, data["play"][:64])
+    video = LatentVideo(state.params, nnx.split(_network(setting, scale))[0])
+    psnr = _reconstruction_psnr(video, data["rollouts"])
+    for name, values in frames.items():
+        latents = _encode_all(video, values, setting.key(f"latents of {name}"))
+        save_arrays(setting.workdir.data(name) / "latents.npz", {"latents_BThwc": latents})
+    seconds = time.monotonic() - started
+    result = {"seconds": seconds, "scaling_factor": scale, "psnr": psnr}
+    setting.workdir.mark_done("autoencoder", result)
+
+
+def load_video(setting: Setting) -> LatentVideo:
+    """The trained autoencoder with its scaling factor."""
+    scale = setting.workdir.result("autoencoder")["scaling_factor"]
+    graphdef, params = nnx.split(_network(setting, scale))
+    template = training.initial_state(params, _optimizer(setting))
+    return LatentVideo(training.load_params(setting, "autoencoder", template), graphdef)
+
+
+def _network(setting: Setting, scale: float) -> AutoencoderKL:
+    config = dataclasses.replace(AutoencoderKLConfig.tiny(), scaling_factor=scale)
+    return AutoencoderKL(config, rngs=nnx.Rngs(setting.config.seed))
+
+
+def _optimizer(setting: Setting) -> Any:
+    section = setting.config.autoencoder
+    return training.adamw(section.learning_rate, section.steps)
+
+
+def _loss(
+    graphdef: Any, setting: Setting, params: Any, data: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Mean absolute plus squared error of the reconstruction, and a light KL."""
+    section = setting.config.autoencoder
+    sample_key, noise_key = jax.random.split(key)
+    frames = _sample_frames(data, section.batch_size, sample_key)
+    images = to_model_range(training.spread(setting.mesh, frames))
+    network = nnx.merge(graphdef, params)
+    mean, logvar = network.encode(images)
+    error = network.decode(network.sample_posterior(mean, logvar, noise_key)) - images
+    square = jnp.square(error).mean()
+    divergence = kl_divergence(mean, logvar).mean()
+    loss = square + 0.2 * jnp.abs(error).mean() + section.kl_weight * divergence
+    return loss, {"psnr": _psnr(square), "kl": divergence}
+
+
+def _sample_frames(data: dict[str, jax.Array], batch: int, key: jax.Array) -> jax.Array:
+    """Frames of all sources, each with an equal share, so that rare rollouts are seen."""
+    share = [batch - (len(data) - 1) * (batch // 4), *[batch // 4] * (len(data) - 1)]
+    picks = []
+    for (name, frames), count in zip(sorted(data.items(), key=lambda kv: kv[0] != "play"), share):
+        episode_key, time_key = jax.random.split(jax.random.fold_in(key, len(name)))
+        episode = jax.random.randint(episode_key, (count,), 0, frames.shape[0])
+        moment = jax.random.randint(time_key, (count,), 0, frames.shape[1])
+        picks.append(frames[episode, moment])
+    return jnp.concatenate(picks)
+
+
+def _psnr(mean_square: jax.Array) -> jax.Array:
+    """In dB, for images in [-1, 1]."""
+    return 10.0 * jnp.log10(4.0 / mean_square)
+
+
+def _unit_scale(graphdef: Any, params: Any, frames_BTHWC: jax.Array) -> float:
+    """What makes the standard deviation of the latents 1."""
+    flat = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[2:])
+    encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(to_model_range(x))[0])
+    return float(1.0 / jnp.std(encode(params, flat)))
+
+
+def _reconstruction_psnr(video: LatentVideo, frames_BTHWC: jax.Array) -> float:
+    """Of frames of the policy's rollouts; the ceiling for any imagined frame."""
+    frames = frames_BTHWC[:32]
+    trip = jax.jit(lambda video, x, key: video.decode(video.encode(x, key)))
+    again = trip(video, frames, jax.random.key(0))
+    error = (frames.astype(jnp.float32) - again.astype(jnp.float32)) / 127.5
+    return float(_psnr(jnp.square(error).mean()))
+
+
+def _encode_all(video: LatentVideo, frames_ETHWC: np.ndarray, key: jax.Array) -> np.ndarray:
+    """float32 latents of all episodes, in batches of one shape."""
+    encode = jax.jit(LatentVideo.encode)
+    parts = []
+    for start in range(0, len(frames_ETHWC), ENCODE_BATCH):
+        rows = np.arange(start, start + ENCODE_BATCH).clip(max=len(frames_ETHWC) - 1)
+        latents = encode(video, jnp.asarray(frames_ETHWC[rows]), jax.random.fold_in(key, start))
+        parts.append(np.asarray(latents))
+    return np.concatenate(parts)[: len(frames_ETHWC)]

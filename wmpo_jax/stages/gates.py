@@ -1,0 +1,155 @@
+"""Can imagination be trusted? The same starts and actions in both worlds, before and after RL."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wmpo_jax.algorithm.protocols import Observation
+from wmpo_jax.algorithm.rollout import replay, rollout
+from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.files import save_arrays
+from wmpo_jax.stages.agents import RealDynamics, policy_family
+from wmpo_jax.stages.improve import imagined, load_policy, load_world
+from wmpo_jax.stages.reward import confusion
+from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.setting import Setting
+from wmpo_jax.stages.sft import load_base_policy
+
+BATCH = 128
+
+
+def run(setting: Setting) -> None:
+    """Compares the worlds under the base policy and prints the gates, before any RL."""
+    started = time.monotonic()
+    family = policy_family(setting.config, setting.env)
+    report = compare(setting, load_base_policy(setting, family), "before")
+    report["gates"] = gates = _gates(setting, report)
+    for name, gate in gates.items():
+        mark = "passed" if gate["passed"] else "FAILED"
+        print(f"gate {name}: {gate['value']:.3f} (bound {gate['bound']:.2f}) {mark}", flush=True)
+    failed = [name for name, gate in gates.items() if not gate["passed"]]
+    if failed and setting.config.gates.enforce:
+        raise UserError(
+            f"Imagination is not to be trusted yet ({', '.join(failed)}): train the world model "
+            "longer or on more play, or set gates.enforce to False to go on all the same."
+        )
+    setting.workdir.mark_done("gates", {"seconds": time.monotonic() - started, **report})
+
+
+def run_after(setting: Setting) -> None:
+    """The same comparison under the improved policy: did it learn to exploit the model?"""
+    started = time.monotonic()
+    family = policy_family(setting.config, setting.env)
+    report = compare(setting, load_policy(setting, family), "after")
+    setting.workdir.mark_done("gates_after", {"seconds": time.monotonic() - started, **report})
+
+
+def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
+    """Plays `params` in reality at the training temperature and replays it in imagination.
+
+    Returns outcome agreement and PSNR over the horizon; PSNR is that of the mean squared error
+    over episodes, against the baseline that repeats the first frame. The simulator's outcomes are
+    used here for the report only.
+    """
+    config, env = setting.config, setting.env
+    seeds = seed_range("gates", config.seed, 0, config.gates.episodes)
+    world = load_world(setting)
+    family = policy_family(config, env)
+    dynamics = RealDynamics(env, setting.statistics)
+
+    @jax.jit
+    def in_both(params: Any, world: tuple, starts: jax.Array, key: jax.Array) -> Any:
+        real_key, dream_key, free_key = jax.random.split(key, 3)
+        policy = family.policy(params, config.policy.temperature)
+        real = rollout(policy, dynamics, starts, real_key, setting.num_chunks)
+        first = Observation(frame_BHWC=real.frames_BTHWC[:, 0], goal_B=real.goal_B)
+        dream = imagined(setting, *world)
+        frames, success_B, _ = replay(real.actions_BNKA, dream, first, dream_key)
+        free = rollout(policy, dream, first, free_key, setting.num_chunks)
+        return real, frames, success_B, free.success_B
+
+    keys = jax.random.split(setting.key("gates"), -(-len(seeds) // BATCH))
+    parts = []
+    for start, key in zip(range(0, len(seeds), BATCH), keys, strict=True):
+        batch = jnp.asarray(seeds[start : start + BATCH])
+        parts.append(jax.device_get(in_both(params, world, batch, key)))
+    real, frames, judged, free = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    _save_videos(setting, real, frames, judged, when)
+    setting.workdir.ledger.append(
+        "gates",
+        f"comparison {when} RL",
+        episodes=len(seeds),
+        seeds=span(seeds),
+        used_for_training=False,
+    )
+    return {
+        **confusion(judged, real.success_B),
+        "free_imagined_rate": float(free.mean()),
+        **_psnr_report(real.frames_BTHWC, frames),
+    }
+
+
+def _gates(setting: Setting, report: dict[str, Any]) -> dict[str, Any]:
+    section = setting.config.gates
+    gap = abs(report["imagined_rate"] - report["real_rate"])
+    return {
+        "success rate gap": _gate(gap, section.max_rate_gap, gap <= section.max_rate_gap),
+        "agreement": _gate(
+            report["agreement"], section.min_agreement, report["agreement"] >= section.min_agreement
+        ),
+        "precision": _gate(
+            report["precision"], section.min_precision, report["precision"] >= section.min_precision
+        ),
+    }
+
+
+def _gate(value: float, bound: float, passed: bool) -> dict[str, Any]:
+    return {"value": value, "bound": bound, "passed": bool(passed)}
+
+
+def _psnr_report(real_BTHWC: np.ndarray, dream_BTHWC: np.ndarray) -> dict[str, Any]:
+    """PSNR in dB after each action, and that of showing the first frame for ever."""
+    curve = _psnr_curve(real_BTHWC[:, 1:], dream_BTHWC[:, 1:])
+    copy = _psnr_curve(real_BTHWC[:, 1:], real_BTHWC[:, :1])
+    moments = {"1": 0, "half": len(curve) // 2 - 1, "full": len(curve) - 1}
+    return {
+        "psnr": {name: curve[t] for name, t in moments.items()},
+        "psnr_copy_first": {name: copy[t] for name, t in moments.items()},
+        "psnr_curve": curve,
+        "psnr_copy_curve": copy,
+    }
+
+
+def _psnr_curve(a_BTHWC: np.ndarray, b_BTHWC: np.ndarray) -> list[float]:
+    error = (a_BTHWC.astype(np.float32) - b_BTHWC.astype(np.float32)) / 255.0
+    return [float(v) for v in -10.0 * np.log10((error**2).mean(axis=(0, 2, 3, 4)) + 1e-12)]
+
+
+def _save_videos(
+    setting: Setting, real: Trajectory, frames: np.ndarray, judged: np.ndarray, when: str
+) -> None:
+    """Agreements and, where there are any, lies of imagination; for the report."""
+    true = np.asarray(real.success_B)
+    kinds = {
+        "both succeed": judged & true,
+        "both fail": ~judged & ~true,
+        "imagination lied": judged & ~true,
+        "imagination missed it": ~judged & true,
+    }
+    rows, captions = [], []
+    for name, members in kinds.items():
+        for row in np.flatnonzero(members)[:2]:
+            rows.append(row)
+            captions.append(f"{name}: real | imagined")
+    save_arrays(
+        setting.workdir.data("videos") / f"real_imagined_{when}.npz",
+        {
+            "left_BTHWC": np.asarray(real.frames_BTHWC)[rows],
+            "right_BTHWC": frames[rows],
+            "caption": captions,
+        },
+    )

@@ -1,0 +1,268 @@
+"""The reinforcement loop: sample groups in a world, keep the mixed ones, update. Any `Dynamics`.
+
+Improvement in imagination, the oracle check and the online baseline are this loop in three worlds.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+from flax import struct
+
+from wmpo_jax.algorithm import grpo
+from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
+from wmpo_jax.runtime import preemption
+from wmpo_jax.runtime.checkpoints import Checkpoints
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.mesh import replicate, shard_batch
+from wmpo_jax.runtime.progress import PhaseTimer, progress
+from wmpo_jax.stages.agents import PolicyFamily
+from wmpo_jax.stages.setting import Setting
+
+# (params, starts, key) -> Trajectory; one compiled program
+Sampler = Callable[[Any, Any, jax.Array], Trajectory]
+# number of a batch -> `groups` starts, each repeated group_size times
+Starts = Callable[[int], Any]
+
+SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing left to learn"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of GRPO (wmpo fact sheet 1.3). `minibatch` counts episodes, whole groups of them."""
+
+    iterations: int
+    groups: int
+    group_size: int
+    attempts: int
+    epochs: int
+    minibatch: int
+    learning_rate: float
+    weight_decay: float
+    grad_clip: float
+    clip_low: float
+    clip_high: float
+    temperature: float
+    checkpoint_every: int
+
+    @classmethod
+    def from_config(cls, setting: Setting, **changes: Any) -> "Recipe":
+        """`config.improve` with some values changed."""
+        section = setting.config.improve
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = {name: section[name] for name in names & set(section.keys())}
+        recipe = cls(**{"temperature": setting.config.policy.temperature, **values, **changes})
+        if recipe.minibatch % recipe.group_size:
+            raise UserError(
+                f"improve.minibatch = {recipe.minibatch} splits groups of {recipe.group_size}: "
+                "make it a multiple of improve.group_size."
+            )
+        return recipe
+
+    def optimizer(self) -> Any:
+        """AdamW at a constant rate from the first iteration on."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.grad_clip),
+            optax.adamw(self.learning_rate, weight_decay=self.weight_decay),
+        )
+
+
+class GrpoState(struct.PyTreeNode):
+    """Saved whole at checkpoints. `batches` and `episodes` count what was sampled so far."""
+
+    iteration: jax.Array
+    params: Any
+    opt_state: Any
+    batches: jax.Array
+    episodes: jax.Array
+
+
+def initial_state(params: Any, recipe: Recipe) -> GrpoState:
+    zero = jnp.int32(0)
+    return GrpoState(zero, params, recipe.optimizer().init(params), zero, zero)
+
+
+def optimise(
+    name: str,
+    params: Any,
+    family: PolicyFamily,
+    sample: Sampler,
+    starts: Starts,
+    recipe: Recipe,
+    setting: Setting,
+) -> tuple[GrpoState, dict[str, float]]:
+    """`recipe.iterations` rounds of GRPO from `params`, resuming the newest checkpoint of `name`.
+
+    Returns the final state and the seconds spent per phase in this process.
+
+    Raises:
+      UserError: no group with both successes and failures in `recipe.attempts` batches.
+      Preempted: after saving.
+    """
+    checkpoints = Checkpoints(setting.workdir.checkpoints(name))
+    state = jax.tree.map(jnp.copy, replicate(setting.mesh, initial_state(params, recipe)))
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state)
+    update = jax.jit(make_update(family, recipe), donate_argnums=(0, 1))
+    timer, key, first = PhaseTimer(), setting.key(name), int(state.iteration)
+    with (
+        setting.metrics(name, first) as writer,
+        progress(recipe.iterations, first, name) as bar,
+    ):
+        for iteration in range(first + 1, recipe.iterations + 1):
+            sample_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
+            with timer("sample"):
+                kept, state, metrics = _gather(state, sample, starts, recipe, sample_key)
+            with timer("update"):
+                if kept is not None:
+                    batch, weight_B = shard_batch(setting.mesh, kept)
+                    new_params, opt_state, losses = update(
+                        state.params, state.opt_state, batch, weight_B, update_key
+                    )
+                    state = state.replace(params=new_params, opt_state=opt_state)
+                    metrics |= {k: float(v) for k, v in losses.items()}
+            state = state.replace(iteration=jnp.int32(iteration))
+            writer.write(iteration, metrics)
+            bar.headline(success=metrics["success"])
+            bar.advance()
+            leaving = preemption.stop_requested()
+            if iteration % recipe.checkpoint_every == 0 or leaving or iteration == recipe.iterations:
+                checkpoints.save(iteration, state)
+            if leaving:
+                raise preemption.stopped(name, iteration)
+    return state, dict(timer.seconds)
+
+
+def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any:
+    """The params in the newest checkpoint of an `optimise` run."""
+    template = replicate(setting.mesh, initial_state(params, recipe))
+    return Checkpoints(setting.workdir.checkpoints(name)).restore(template).params
+
+
+def _gather(
+    state: GrpoState, sample: Sampler, starts: Starts, recipe: Recipe, key: jax.Array
+) -> tuple[tuple[Trajectory, jax.Array] | None, GrpoState, dict[str, float]]:
+    """Samples batches until `groups` mixed groups are found, or `attempts` is used up.
+
+    Only the outcomes come to the host. Returns `groups` x `group_size` episodes with weights
+    (0 for the filling when too few groups are mixed).
+    """
+    found: list[Trajectory] = []
+    mixed: list[np.ndarray] = []
+    success: list[np.ndarray] = []
+    for _ in range(recipe.attempts):
+        batch = int(state.batches)
+        trajectory = sample(state.params, starts(batch), jax.random.fold_in(key, batch))
+        success.append(np.asarray(trajectory.success_B))
+        mixed.append(np.asarray(grpo.mixed_groups(trajectory.success_B, recipe.group_size)))
+        found.append(trajectory)
+        state = state.replace(
+            batches=state.batches + 1, episodes=state.episodes + len(success[-1])
+        )
+        if sum(m.sum() for m in mixed) >= recipe.groups:
+            break
+    rate = float(np.concatenate(success).mean())
+    groups = np.flatnonzero(np.concatenate(mixed))[: recipe.groups]
+    metrics = {
+        "success": rate,
+        "mixed_share": float(np.concatenate(mixed).mean()),
+        "groups": float(len(groups)),
+        "episodes": float(state.episodes),
+    }
+    if len(groups) == 0 and rate < SOLVED:
+        raise UserError(
+            f"No group of {recipe.group_size} had both successes and failures in "
+            f"{recipe.attempts} batches of {recipe.groups} (success rate {rate:.3f}): raise "
+            "policy.temperature, improve.attempts or improve.groups, or improve the base policy."
+        )
+    if len(groups) == 0:
+        return None, state, metrics
+    filled = np.resize(groups, recipe.groups)
+    rows = (filled[:, None] * recipe.group_size + np.arange(recipe.group_size)).reshape(-1)
+    weight = np.repeat(np.arange(recipe.groups) < len(groups), recipe.group_size)
+    chosen = select(concatenate(found), jnp.asarray(rows))
+    return (chosen, jnp.asarray(weight, jnp.float32)), state, metrics
+
+
+def make_update(family: PolicyFamily, recipe: Recipe) -> Callable[..., Any]:
+    """The policy update as one function: epochs of minibatches of whole groups."""
+    optimizer = recipe.optimizer()
+
+    def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
+        params, opt_state = carry
+        (_, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(
+            params, family, batch, recipe
+        )
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return (optax.apply_updates(params, updates), opt_state), metrics
+
+    def update(
+        params: Any, opt_state: Any, trajectory: Trajectory, weight_B: jax.Array, key: jax.Array
+    ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
+        advantage_B = grpo.group_advantages(trajectory.success_B, recipe.group_size)
+        order = _minibatches(recipe, key)
+        batch = (trajectory.replace(frames_BTHWC=trajectory.decision_frames_BNHWC), advantage_B, weight_B)
+
+        def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
+            return step(carry, jax.tree.map(lambda leaf: leaf[rows], batch))
+
+        (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), order)
+        return params, opt_state, jax.tree.map(jnp.mean, metrics)
+
+    return update
+
+
+def _minibatches(recipe: Recipe, key: jax.Array) -> jax.Array:
+    """Rows of every minibatch, int32 [epochs * minibatches, episodes]; groups stay together.
+
+    Members of a group share a minibatch, so that its advantages sum to zero there (the reference
+    splits groups by accident of its data parallelism).
+    """
+    per_batch = min(recipe.minibatch // recipe.group_size, recipe.groups)
+    count = recipe.groups // per_batch
+
+    def epoch(key: jax.Array) -> jax.Array:
+        groups = jax.random.permutation(key, recipe.groups)[: count * per_batch]
+        rows = groups[:, None] * recipe.group_size + jnp.arange(recipe.group_size)
+        return rows.reshape(count, per_batch * recipe.group_size)
+
+    return jax.vmap(epoch)(jax.random.split(key, recipe.epochs)).reshape(
+        recipe.epochs * count, per_batch * recipe.group_size
+    )
+
+
+def _loss(
+    params: Any, family: PolicyFamily, batch: tuple[Trajectory, jax.Array, jax.Array], recipe: Recipe
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Clipped policy-gradient loss of whole episodes; `frames` are the N decision frames."""
+    episodes, advantage_B, weight_B = batch
+    count, chunks = episodes.tokens_BNKA.shape[:2]
+    frames = rearrange(episodes.frames_BTHWC, "b n h w c -> (b n) h w c")
+    logits = family.logits_of_frames(params, frames, jnp.repeat(episodes.goal_B, chunks))
+    tokens = rearrange(episodes.tokens_BNKA, "b n k a -> (b n) k a")
+    log_prob, entropy = grpo.token_log_probs(logits, tokens, recipe.temperature)
+    action_dim = episodes.tokens_BNKA.shape[-1]
+    mask_BX = grpo.token_mask(episodes.finish_step_B, log_prob.size // count, action_dim)
+    mask_BX &= weight_B[:, None] > 0
+    loss, metrics = grpo.policy_loss(
+        log_prob.reshape(count, -1),
+        episodes.log_probs_BNKA.reshape(count, -1),
+        advantage_B[:, None],
+        mask_BX,
+        recipe.clip_low,
+        recipe.clip_high,
+    )
+    # The filling counts in the mean of the loss with zeros: give the true mean back.
+    loss = loss * (count / jnp.maximum(weight_B.sum(), 1.0))
+    return loss, {
+        "loss": loss,
+        "clip_fraction": metrics.clip_fraction,
+        "kl": metrics.kl,
+        "entropy": grpo.masked_mean(entropy.reshape(count, -1), mask_BX),
+    }

@@ -1,0 +1,99 @@
+"""Stage 6: GRPO in imagination. After the first frame of an episode nothing real is asked."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wmpo_jax.algorithm.imagination import ImaginedDynamics
+from wmpo_jax.algorithm.protocols import Observation
+from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.envs.dynamics import MjxDynamics
+from wmpo_jax.runtime.mesh import shard_batch
+from wmpo_jax.stages import grpo_loop
+from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
+from wmpo_jax.stages.autoencoder import load_video
+from wmpo_jax.stages.grpo_loop import Recipe, Starts
+from wmpo_jax.stages.reward import load_judge
+from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.setting import Setting
+from wmpo_jax.stages.sft import load_base_policy
+from wmpo_jax.stages.world_model import load_world_model
+
+
+def run(setting: Setting) -> None:
+    """Writes checkpoints/improve, the policy improved in imagination."""
+    started = time.monotonic()
+    recipe = Recipe.from_config(setting)
+    family = policy_family(setting.config, setting.env)
+    base = load_base_policy(setting, family)
+    world = load_world(setting)
+
+    @jax.jit
+    def imagine(params: Any, world: tuple, starts: Observation, key: jax.Array) -> Trajectory:
+        policy = family.policy(params, recipe.temperature)
+        return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
+
+    starts = _first_frames(setting, recipe)
+    state, seconds = grpo_loop.optimise(
+        "improve",
+        base,
+        family,
+        lambda params, start, key: imagine(params, world, start, key),
+        starts,
+        recipe,
+        setting,
+    )
+    resets = int(state.batches) * recipe.groups
+    setting.workdir.ledger.append(
+        "improve",
+        "imagination starts (first frames only)",
+        episodes=0,
+        control_steps=0,
+        first_frames=resets,
+        seeds=span(seed_range("imagination", setting.config.seed, 0, resets)),
+    )
+    setting.workdir.mark_done(
+        "improve",
+        {
+            "seconds": time.monotonic() - started,
+            "iterations": recipe.iterations,
+            "imagined_episodes": int(state.episodes),
+            "phase_seconds": seconds,
+        },
+    )
+
+
+def load_policy(setting: Setting, family: PolicyFamily) -> Any:
+    """The params of the policy after its last iteration in imagination."""
+    template = family.initial_params
+    return grpo_loop.load_params(setting, "improve", template, Recipe.from_config(setting))
+
+
+def load_world(setting: Setting) -> tuple[VideoWorldModel, VideoJudge, jax.Array]:
+    """World model, judge and threshold: a pytree that can be given to a jitted function."""
+    judge, threshold = load_judge(setting)
+    return load_world_model(setting, load_video(setting)), judge, jnp.float32(threshold)
+
+
+def imagined(
+    setting: Setting, world_model: VideoWorldModel, judge: VideoJudge, threshold: jax.Array
+) -> ImaginedDynamics:
+    """The learned world as dynamics, with the task's reward window."""
+    return ImaginedDynamics(world_model, judge, threshold, setting.config.reward.min_step)
+
+
+def _first_frames(setting: Setting, recipe: Recipe) -> Starts:
+    """Batch number -> the first frames of fresh starts, each for one whole group."""
+    dynamics = MjxDynamics(setting.env)
+    look = jax.jit(lambda seeds: dynamics.reset(seeds, jax.random.key(0))[1])
+
+    def starts(batch: int) -> Observation:
+        seeds = seed_range("imagination", setting.config.seed, batch * recipe.groups, recipe.groups)
+        observation = look(jnp.asarray(np.repeat(seeds, recipe.group_size)))
+        return shard_batch(setting.mesh, observation)
+
+    return starts

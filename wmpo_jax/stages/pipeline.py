@@ -1,0 +1,68 @@
+"""The stages in the order of the paper; each is skipped when its result is already there."""
+
+from collections.abc import Callable, Sequence
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.workdir import Workdir
+from wmpo_jax.stages import (
+    autoencoder,
+    collect,
+    demos,
+    evaluate,
+    gates,
+    improve,
+    online,
+    oracle,
+    page,
+    reward,
+    sft,
+    world_model,
+)
+from wmpo_jax.stages.setting import Setting
+
+Stage = Callable[[Setting], None]
+
+CYCLE: dict[str, Stage] = {
+    "demos": demos.run,
+    "sft": sft.run,
+    "collect": collect.run,
+    "autoencoder": autoencoder.run,
+    "world_model": world_model.run,
+    "reward": reward.run,
+    "gates": gates.run,
+    "improve": improve.run,
+    "gates_after": gates.run_after,
+    "evaluate": evaluate.run,
+}
+# Run only when named: they need the true environment beyond the budget, or answer other questions.
+OTHERS: dict[str, Stage] = {"oracle": oracle.run, "online": online.run}
+STAGES = CYCLE | OTHERS
+REPORT = "report"
+
+
+def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[str] = ()) -> None:
+    """Runs the stages `names` (all of the cycle by default), then writes the report.
+
+    Raises:
+      UserError: an unknown stage, or whatever a stage finds wrong.
+      Preempted: a stage was asked to stop and has saved.
+    """
+    names = list(names) or [*CYCLE, REPORT]
+    unknown = [name for name in names if name not in STAGES and name != REPORT]
+    if unknown:
+        raise UserError(
+            f"There is no stage {unknown[0]}; choose from {', '.join([*STAGES, REPORT])}."
+        )
+    setting = Setting(config, workdir, mesh)
+    for name in names:
+        if name == REPORT:
+            continue
+        if workdir.done(name):
+            print(f"{name}: done before, skipped", flush=True)
+            continue
+        STAGES[name](setting)
+    if REPORT in names:
+        page.run(setting)

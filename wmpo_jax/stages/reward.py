@@ -1,0 +1,180 @@
+"""Stage 5: the success classifier, and the threshold from which it is believed."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wmpo_jax.algorithm.trajectory import first_success
+from wmpo_jax.runtime.files import load_arrays
+from wmpo_jax.stages import training
+from wmpo_jax.stages.agents import LatentVideo, VideoJudge, reward_network, success_logits
+from wmpo_jax.stages.autoencoder import load_video
+from wmpo_jax.stages.setting import Setting
+
+LABELLED = {"demos": "demos", "rollouts": "collect"}
+THRESHOLDS = np.linspace(0.02, 0.98, 49)
+
+
+def run(setting: Setting) -> None:
+    """Writes checkpoints/reward and the threshold with the best F1 on held-out episodes."""
+    started = time.monotonic()
+    section = setting.config.reward
+    video = load_video(setting)
+    sets = {name: _labelled(setting, video, name, stage) for name, stage in LABELLED.items()}
+    train, held_out = _split(sets, section.validation_fraction)
+    network = reward_network(setting.config, setting.env)
+    graphdef, params = nnx.split(network)
+    optimizer = _optimizer(setting)
+    step_fn = training.make_step(
+        lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
+        optimizer,
+        setting.key("reward"),
+    )
+    state = training.fit(
+        "reward",
+        training.initial_state(params, optimizer),
+        step_fn,
+        _joined(train),
+        section.steps,
+        section.checkpoint_every,
+        setting,
+    )
+    judge = VideoJudge(state.params, graphdef, section.window)
+    scores = {name: _scores(judge, episodes) for name, episodes in held_out.items()}
+    threshold = _best_threshold(setting, scores, held_out)
+    report = {
+        name: _confusion(setting, scores[name], held_out[name], threshold) for name in held_out
+    }
+    seconds = time.monotonic() - started
+    setting.workdir.mark_done("reward", {"seconds": seconds, "threshold": threshold, **report})
+
+
+def load_judge(setting: Setting) -> tuple[VideoJudge, float]:
+    """The trained classifier and its threshold."""
+    graphdef, params = nnx.split(reward_network(setting.config, setting.env))
+    template = training.initial_state(params, _optimizer(setting))
+    params = training.load_params(setting, "reward", template)
+    threshold = setting.workdir.result("reward")["threshold"]
+    return VideoJudge(params, graphdef, setting.config.reward.window), threshold
+
+
+def _optimizer(setting: Setting) -> Any:
+    section = setting.config.reward
+    return training.adamw(section.learning_rate, section.steps, weight_decay=0.05)
+
+
+def _labelled(setting: Setting, video: LatentVideo, name: str, stage: str) -> dict[str, Any]:
+    """Camera frames, the same frames through the autoencoder, and when success began."""
+    episodes = setting.episodes(name, stage)
+    latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
+    decode = jax.jit(LatentVideo.decode)
+    pieces = np.array_split(latents["latents_BThwc"], max(1, len(latents["latents_BThwc"]) // 64))
+    return {
+        "camera_ETHWC": jnp.asarray(episodes["frames_BTHWC"]),
+        "decoded_ETHWC": jnp.concatenate([decode(video, jnp.asarray(piece)) for piece in pieces]),
+        "success_E": jnp.asarray(episodes["success_B"]),
+        "finish_step_E": jnp.asarray(episodes["finish_step_B"]),
+        "goal_E": jnp.asarray(episodes["goal_B"]),
+    }
+
+
+def _split(sets: dict[str, dict[str, Any]], fraction: float) -> tuple[dict, dict]:
+    """Whole episodes go to one side; the last `fraction` (whole groups of rollouts) is held out."""
+
+    def cut(episodes: dict[str, Any], head: bool) -> dict[str, Any]:
+        place = round(len(episodes["goal_E"]) * (1.0 - fraction))
+        return {k: v[:place] if head else v[place:] for k, v in episodes.items()}
+
+    train = {name: cut(episodes, True) for name, episodes in sets.items()}
+    held_out = {name: cut(episodes, False) for name, episodes in sets.items()}
+    return train, held_out
+
+
+def _joined(sets: dict[str, dict[str, Any]]) -> dict[str, jax.Array]:
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *sets.values())
+
+
+def _loss(
+    graphdef: Any, setting: Setting, params: Any, data: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Cross-entropy on windows; a window is positive if success holds in its last frame.
+
+    Half of the windows have been through the autoencoder, as every imagined frame has.
+    """
+    section = setting.config.reward
+    frames, labels, goals = training.spread(setting.mesh, _windows(setting, data, key))
+    network = nnx.merge(graphdef, params)
+    logits_B2 = success_logits(network(network.preprocess(frames)), goals)
+    log_probs = jax.nn.log_softmax(logits_B2)
+    loss = -jnp.take_along_axis(log_probs, labels[:, None].astype(jnp.int32), axis=1).mean()
+    hit = (log_probs[:, 1] > log_probs[:, 0]) == labels
+    return loss, {"accuracy": hit.mean()}
+
+
+def _windows(
+    setting: Setting, data: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    section = setting.config.reward
+    episode_key, end_key, source_key = jax.random.split(key, 3)
+    shape = (section.batch_size,)
+    episode_B = jax.random.randint(episode_key, shape, 0, data["goal_E"].shape[0])
+    end_B = jax.random.randint(end_key, shape, 1, setting.env.horizon + 1)
+    time_BT = jnp.maximum(end_B[:, None] + jnp.arange(1 - section.window, 1), 0)
+    from_camera_B = jax.random.bernoulli(source_key, 0.5, shape)
+    camera = data["camera_ETHWC"][episode_B[:, None], time_BT]
+    decoded = data["decoded_ETHWC"][episode_B[:, None], time_BT]
+    frames = jnp.where(from_camera_B[:, None, None, None, None], camera, decoded)
+    labels = data["success_E"][episode_B] & (end_B >= data["finish_step_E"][episode_B])
+    return frames, labels, data["goal_E"][episode_B]
+
+
+def _scores(judge: VideoJudge, episodes: dict[str, Any]) -> np.ndarray:
+    """Probability of success after each action, on decoded frames; float32 [E, T - 1]."""
+    film = episodes["decoded_ETHWC"]
+    padded = jnp.concatenate([jnp.repeat(film[:, :1], judge.window - 2, axis=1), film], axis=1)
+    return np.asarray(jax.jit(VideoJudge.score)(judge, padded, episodes["goal_E"]))
+
+
+def _best_threshold(setting: Setting, scores: dict, held_out: dict) -> float:
+    """Highest F1 of episode outcomes over both sources; among equals the middle one."""
+    values = []
+    for threshold in THRESHOLDS:
+        counts = [_confusion(setting, scores[n], held_out[n], threshold) for n in held_out]
+        hits = sum(c["tp"] for c in counts)
+        errors = sum(c["fp"] + c["fn"] for c in counts)
+        values.append(2 * hits / max(2 * hits + errors, 1))
+    best = np.flatnonzero(np.isclose(values, max(values)))
+    return float(THRESHOLDS[best[len(best) // 2]])
+
+
+def _confusion(
+    setting: Setting, scores_ET: np.ndarray, episodes: dict[str, Any], threshold: float
+) -> dict[str, Any]:
+    """Counts of judged against true outcomes of whole episodes."""
+    executed = 1 + np.arange(scores_ET.shape[1])
+    hit_ET = (scores_ET >= threshold) & (executed >= setting.config.reward.min_step)
+    judged, _ = first_success(jnp.asarray(hit_ET))
+    return confusion(np.asarray(judged), np.asarray(episodes["success_E"]))
+
+
+def confusion(judged: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    """tp, fp, fn, tn, precision, recall, agreement and both rates of boolean outcomes."""
+    tp, fp = int((judged & true).sum()), int((judged & ~true).sum())
+    fn, tn = int((~judged & true).sum()), int((~judged & ~true).sum())
+    return {
+        "n": len(true),
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": tn,
+        "precision": tp / max(tp + fp, 1),
+        "recall": tp / max(tp + fn, 1),
+        "agreement": (tp + tn) / max(len(true), 1),
+        "imagined_rate": float(np.mean(judged)),
+        "real_rate": float(np.mean(true)),
+    }

@@ -1,0 +1,79 @@
+"""Stage 2: the policy imitates the demonstrations (supervised fine-tuning on action tokens)."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wmpo_jax.models.vla import action_tokens
+from wmpo_jax.stages import training
+from wmpo_jax.stages.agents import PolicyFamily, policy_family
+from wmpo_jax.stages.setting import Setting
+
+
+def run(setting: Setting) -> None:
+    """Writes checkpoints/sft, the base policy."""
+    started = time.monotonic()
+    section = setting.config.sft
+    family = policy_family(setting.config, setting.env)
+    optimizer = _optimizer(setting)
+    step_fn = training.make_step(
+        lambda params, data, key, _: _loss(family, setting, params, data, key),
+        optimizer,
+        setting.key("sft"),
+    )
+    training.fit(
+        "sft",
+        training.initial_state(family.initial_params, optimizer),
+        step_fn,
+        _training_data(setting),
+        section.steps,
+        section.checkpoint_every,
+        setting,
+    )
+    result = {"seconds": time.monotonic() - started, "steps": section.steps}
+    setting.workdir.mark_done("sft", result)
+
+
+def load_base_policy(setting: Setting, family: PolicyFamily) -> Any:
+    """The params of the imitated policy."""
+    template = training.initial_state(family.initial_params, _optimizer(setting))
+    return training.load_params(setting, "sft", template)
+
+
+def _optimizer(setting: Setting) -> Any:
+    section = setting.config.sft
+    return training.adamw(section.learning_rate, section.steps, section.weight_decay)
+
+
+def _training_data(setting: Setting) -> dict[str, jax.Array]:
+    """Frames and the clean chunks that follow them, for every step that has a whole chunk."""
+    env = setting.env
+    demos = setting.episodes("demos", "demos")
+    labels_ETA = setting.statistics.normalise(demos["labels_BTA"])
+    count = env.horizon - env.chunk + 1
+    chunks = np.stack([labels_ETA[:, s : s + env.chunk] for s in range(count)], axis=1)
+    frames = demos["frames_BTHWC"][:, :count]
+    return {
+        "frame_XHWC": jnp.asarray(frames.reshape(-1, *frames.shape[2:])),
+        "chunk_XKA": jnp.asarray(chunks.reshape(-1, *chunks.shape[2:]), jnp.float32),
+        "goal_X": jnp.asarray(np.repeat(demos["goal_B"], count)),
+    }
+
+
+def _loss(
+    family: PolicyFamily, setting: Setting, params: Any, data: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Cross-entropy with ordinal soft labels, mean over the chunk's tokens."""
+    section = setting.config.sft
+    index_B = jax.random.randint(key, (section.batch_size,), 0, data["goal_X"].shape[0])
+    batch = {name: values[index_B] for name, values in data.items()}
+    batch = training.spread(setting.mesh, batch)
+    logits = family.logits_of_frames(params, batch["frame_XHWC"], batch["goal_X"])
+    targets = action_tokens.soft_targets(batch["chunk_XKA"], section.soft_label_sigma, family.bins)
+    loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
+    actions = action_tokens.decode(jnp.argmax(logits, axis=-1), family.bins)
+    return loss, {"action_error": jnp.abs(actions - batch["chunk_XKA"]).mean()}

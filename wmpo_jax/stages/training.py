@@ -1,0 +1,140 @@
+"""The one supervised training loop: resume, step, show, save, stop on request."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from wmpo_jax.runtime import preemption
+from wmpo_jax.runtime.checkpoints import Checkpoints
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.mesh import batch_sharding, replicate
+from wmpo_jax.runtime.progress import progress
+from wmpo_jax.stages.setting import Setting
+
+LOG_EVERY = 20
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything a training run is: saved whole, so that a resumed run is the same run.
+
+    Attributes:
+      step: int32, steps taken; also the position in the data, which is drawn from fold_in(step).
+      params: trained pytree.
+      opt_state: of the optax transformation.
+      average: exponential moving average of params, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    average: Any
+
+
+StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
+
+
+def adamw(learning_rate: float, steps: int, weight_decay: float = 0.0) -> Any:
+    """AdamW, gradients clipped at norm 1, short warm-up and cosine decay to a tenth."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.1 * learning_rate, learning_rate, min(50, steps // 4), steps, 0.1 * learning_rate
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+    )
+
+
+def initial_state(params: Any, optimizer: Any, averaged: bool = False) -> TrainState:
+    average = jax.tree.map(jnp.copy, params) if averaged else None
+    return TrainState(jnp.int32(0), params, optimizer.init(params), average)
+
+
+def make_step(
+    loss_fn: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]],
+    optimizer: Any,
+    key: jax.Array,
+    ema_decay: float = 0.0,
+) -> StepFunction:
+    """A jitted `step(state, data)` for `loss_fn(params, data, key, step) -> (loss, metrics)`.
+
+    The key of a step is `fold_in(key, step)`: batches and noise depend on nothing else.
+    """
+
+    def step(state: TrainState, data: Any) -> tuple[TrainState, Mapping[str, jax.Array]]:
+        step_key = jax.random.fold_in(key, state.step)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, data, step_key, state.step
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            average = optax.incremental_update(params, average, 1.0 - decay)
+        metrics = {**metrics, "loss": loss}
+        return TrainState(state.step + 1, params, opt_state, average), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def spread(mesh: Mesh, batch: Any) -> Any:
+    """Inside jit: splits the leading axis of a batch over the data axes of the mesh."""
+    return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+
+
+def fit(
+    name: str,
+    state: TrainState,
+    step_fn: StepFunction,
+    data: Any,
+    steps: int,
+    save_every: int,
+    setting: Setting,
+) -> TrainState:
+    """Trains until `steps`, from the newest checkpoint of `name` if there is one.
+
+    Raises:
+      Preempted: after saving, when SIGTERM or Ctrl-C asked for it.
+      UserError: the loss is not finite.
+    """
+    checkpoints = Checkpoints(setting.workdir.checkpoints(name))
+    # Copies, since steps donate their state and the caller may still hold its parts.
+    state = jax.tree.map(jnp.copy, replicate(setting.mesh, state))
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state)
+    data = replicate(setting.mesh, data)
+    start = int(state.step)
+    with setting.metrics(name, start) as writer, progress(steps, start, name) as bar:
+        for step in range(start + 1, steps + 1):
+            state, metrics = step_fn(state, data)
+            if step % LOG_EVERY == 0 or step == steps:
+                _check_finite(name, step, float(metrics["loss"]))
+                writer.write(step, metrics)
+                bar.headline(loss=float(metrics["loss"]))
+            bar.advance()
+            leaving = preemption.stop_requested()
+            if step % save_every == 0 or step == steps or leaving:
+                checkpoints.save(step, state)
+            if leaving:
+                raise preemption.stopped(name, step)
+    return state
+
+
+def load_params(setting: Setting, name: str, template: TrainState) -> Any:
+    """The params (or their average, if one was kept) in the newest checkpoint of `name`."""
+    template = replicate(setting.mesh, template)
+    state = Checkpoints(setting.workdir.checkpoints(name)).restore(template)
+    return state.params if state.average is None else state.average
+
+
+def _check_finite(name: str, step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"The loss of stage {name} is {loss} at step {step}: lower {name}.learning_rate in "
+            "the config; its last checkpoint is from before this."
+        )

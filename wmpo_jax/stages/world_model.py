@@ -1,0 +1,224 @@
+"""Stage 4b: the world model, pre-trained on demonstrations and play, aligned on real rollouts.
+
+Two lessons of small scale shape it. Windows are chosen and weighted by inputs only, never by what
+happened in them: a loss that favours moving outcomes makes an optimistic model. And in alignment
+the demonstrations are left out, because they teach "a purposeful motion succeeds", while play stays
+in as the bulk, because 128 rollouts alone would be learnt by heart.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.models.stdit import STDiT
+from wmpo_jax.runtime.files import load_arrays
+from wmpo_jax.stages import training
+from wmpo_jax.stages.agents import (
+    LatentVideo,
+    VideoWorldModel,
+    condition,
+    predict_chunk,
+    world_model_network,
+)
+from wmpo_jax.stages.autoencoder import SOURCES
+from wmpo_jax.stages.setting import Setting
+
+Corpus = dict[str, dict[str, jax.Array]]  # source -> latents_ETHWC, actions_ETA
+
+
+def run(setting: Setting) -> None:
+    """Writes checkpoints/world_model; both phases are one training run with two mixtures."""
+    started = time.monotonic()
+    section = setting.config.world_model
+    graphdef, params = nnx.split(world_model_network(setting.config, setting.env))
+    optimizer = _optimizer(setting)
+    step_fn = training.make_step(
+        lambda params, data, key, step: _loss(graphdef, setting, params, data, key, step),
+        optimizer,
+        setting.key("world_model"),
+        section.ema_decay,
+    )
+    steps = section.pretrain_steps + section.align_steps
+    training.fit(
+        "world_model",
+        training.initial_state(params, optimizer, averaged=True),
+        step_fn,
+        _corpus(setting),
+        steps,
+        section.checkpoint_every,
+        setting,
+    )
+    result = {
+        "seconds": time.monotonic() - started,
+        "steps": steps,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+    setting.workdir.mark_done("world_model", result)
+
+
+def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
+    """The averaged weights in their role."""
+    section = setting.config.world_model
+    graphdef, params = nnx.split(world_model_network(setting.config, setting.env))
+    template = training.initial_state(params, _optimizer(setting), averaged=True)
+    return VideoWorldModel(
+        graphdef=graphdef,
+        params=training.load_params(setting, "world_model", template),
+        video=video,
+        history=section.history,
+        steps=section.sampling_steps,
+        image_size=setting.env.image_size,
+    )
+
+
+def _optimizer(setting: Setting) -> Any:
+    section = setting.config.world_model
+    return training.adamw(section.learning_rate, section.pretrain_steps + section.align_steps)
+
+
+def _corpus(setting: Setting) -> Corpus:
+    """Latents and normalised actions of every source."""
+    corpus: Corpus = {}
+    for name, stage in SOURCES.items():
+        episodes = setting.episodes(name, stage)
+        latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
+        if name == "rollouts":
+            actions = episodes["actions_BNKA"].reshape(len(latents["latents_BThwc"]), -1, setting.env.action_dim)
+        else:
+            # Play moves in ways that demonstrations do not: values outside [-1, 1] are kept.
+            actions = setting.statistics.normalise(episodes["actions_BTA"], clip=False)
+        corpus[name] = {
+            "latents_ETHWC": jnp.asarray(latents["latents_BThwc"]),
+            "actions_ETA": jnp.asarray(actions, jnp.float32),
+        }
+    return corpus
+
+
+def _loss(
+    graphdef: Any,
+    setting: Setting,
+    params: Any,
+    corpus: Corpus,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Rectified-flow loss on windows of history + chunk; some histories are self-predicted."""
+    chunk = setting.env.chunk
+    window_key, imagine_key, flow_key = jax.random.split(key, 3)
+    latents, actions = _windows(setting, corpus, window_key, step)
+    latents, actions = training.spread(setting.mesh, (latents, actions))
+    network = nnx.merge(graphdef, params)
+    history, target = latents[:, chunk:-chunk], latents[:, -chunk:]
+    history = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
+    loss = _flow_loss(network, setting, history, target, actions[:, chunk:], flow_key)
+    return loss, {}
+
+
+def _flow_loss(
+    network: STDiT,
+    setting: Setting,
+    history_BThwc: jax.Array,
+    target_BKhwc: jax.Array,
+    actions_BKA: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
+    """Mean squared error of the predicted chunk at a random noise level, history lightly noised."""
+    section, size = setting.config.world_model, setting.env.image_size
+    time_key, noise_key = jax.random.split(key)
+    window = jnp.concatenate([history_BThwc, target_BKhwc], axis=1)
+    t_B = rectified_flow.sample_timesteps(time_key, len(window), section.timestep_shift)
+    noise = jax.random.normal(noise_key, window.shape)
+    mask_BT = jnp.broadcast_to(jnp.arange(window.shape[1]) >= section.history, window.shape[:2])
+    history_t = rectified_flow.MAX_TIMESTEP * section.history_noise
+    noisy = rectified_flow.noise_window(window, noise, t_B, mask_BT, history_t)
+    output = network(noisy, t_B, condition(actions_BKA), mask_BT, size, size)
+    return rectified_flow.chunk_loss(
+        output[:, section.history :],
+        target_BKhwc,
+        noise[:, section.history :],
+        noisy[:, section.history - 1],
+        "residual",
+    ).mean()
+
+
+def _windows(
+    setting: Setting, corpus: Corpus, key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """latents [B, chunk + history + chunk, h, w, c] and actions [B, 2 * chunk, A].
+
+    The first chunk leads to the end of the history; self-forcing predicts it.
+    """
+    section = setting.config.world_model
+    aligning = step >= section.pretrain_steps
+    rollout_share = jnp.where(aligning, section.align_rollout_fraction, 0.0)
+    demo_share = jnp.where(aligning, 0.0, section.demo_fraction)
+    source_key, *keys = jax.random.split(key, 4)
+    u_B = jax.random.uniform(source_key, (section.batch_size,))
+    batches = [_sample(setting, corpus[name], k) for name, k in zip(SOURCES, keys, strict=True)]
+    demos, play, rollouts = batches
+
+    def pick(demo: jax.Array, play: jax.Array, rollout: jax.Array) -> jax.Array:
+        u = u_B.reshape(-1, *[1] * (play.ndim - 1))
+        rest = jnp.where(u > 1.0 - demo_share, demo, play)
+        return jnp.where(u < rollout_share, rollout, rest)
+
+    return jax.tree.map(pick, demos, play, rollouts)
+
+
+def _sample(
+    setting: Setting, source: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """One window per row from one source, its chunk starting at any step.
+
+    Rows that will be self-forced start late enough for their history to be a whole chunk's result.
+    Before an episode's beginning stand copies of its first frame.
+    """
+    section, env = setting.config.world_model, setting.env
+    episode_key, start_key = jax.random.split(key)
+    shape = (section.batch_size, 1)
+    episode_B1 = jax.random.randint(episode_key, shape, 0, source["actions_ETA"].shape[0])
+    forced_B1 = jnp.arange(section.batch_size)[:, None] < _forced_rows(setting)
+    earliest_B1 = jnp.where(forced_B1, env.chunk, 0)
+    start_B1 = jax.random.randint(start_key, shape, earliest_B1, env.horizon - env.chunk + 1)
+    # Frame `start` ends the history; the targets are the frames start + 1 .. start + chunk.
+    frame_T = jnp.arange(-section.history - env.chunk + 1, env.chunk + 1)
+    action_T = jnp.arange(-env.chunk, env.chunk)
+    latents = source["latents_ETHWC"][episode_B1, jnp.maximum(start_B1 + frame_T, 0)]
+    return latents, source["actions_ETA"][episode_B1, jnp.maximum(start_B1 + action_T, 0)]
+
+
+def _forced_rows(setting: Setting) -> int:
+    section = setting.config.world_model
+    return int(section.self_forcing * section.batch_size)
+
+
+def _self_forced(
+    network: STDiT,
+    setting: Setting,
+    latents: jax.Array,
+    actions_BKA: jax.Array,
+    history: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
+    """Replaces the history of the first rows by the model's own prediction of it, made in one step.
+
+    In imagination every chunk but the first continues a prediction; this shows the model how its
+    own predictions look.
+    """
+    count = _forced_rows(setting)
+    length = setting.config.world_model.history
+    predicted = predict_chunk(
+        network,
+        latents[:count, :length],
+        condition(actions_BKA[:count]),
+        key,
+        1,
+        setting.env.image_size,
+    )
+    forced = jax.lax.stop_gradient(predicted[:, -length:])
+    return jnp.concatenate([forced, history[count:]])
