@@ -77,10 +77,15 @@ class ActionStatistics:
     def save(self, path: Path, key: str) -> None:
         path.write_text(json.dumps({key: {"action": self.to_json()}}, indent=2))
 
-    def normalise(self, actions: Array) -> Array:
-        """Raw actions [..., A] -> [-1, 1] (clipped); dimensions that never move become 0."""
+    def normalise(self, actions: Array, clip: bool = True) -> Array:
+        """Raw actions [..., A] -> [-1, 1]; dimensions that never move become 0.
+
+        Labels of a policy are clipped to [-1, 1]; a world model is told the actions as they were.
+        """
         xp, low, high = self._bounds(actions)
-        scaled = xp.clip(2.0 * (actions - low) / (high - low + 1e-8) - 1.0, -1.0, 1.0)
+        scaled = 2.0 * (actions - low) / (high - low + 1e-8) - 1.0
+        if clip:
+            scaled = xp.clip(scaled, -1.0, 1.0)
         constant = _row(self.min == self.max, actions)
         return xp.where(constant, 0.0, xp.where(_row(self.mask, actions), scaled, actions))
 

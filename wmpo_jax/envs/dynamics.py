@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
-from wmpo_jax.envs.protocol import Environment, Episodes, EnvState
+from wmpo_jax.envs.protocol import Environment, EnvState, Episodes
 
 # (state, episode key) -> the action meant, float32 [A]; `Environment.play` is one.
 Actor = Callable[[EnvState, jax.Array], jax.Array]
@@ -110,13 +110,19 @@ def collect(
     *,
     noise: float = 0.0,
     batch: int = 64,
+    on_batch: Callable[[int], None] = lambda episodes: None,
 ) -> Episodes:
     """Episodes of any number of seeds, in compiled batches, as numpy arrays on the host.
+
+    `on_batch` is told how many episodes each finished batch holds.
 
     The last batch is filled up with repeated seeds, which are dropped again, so that only one
     shape is compiled.
     """
     run = recorder(env, actor, noise)
     padded = np.resize(seeds, -(-len(seeds) // batch) * batch).astype(np.int32)
-    parts = [jax.device_get(run(chunk, key)) for chunk in padded.reshape(-1, batch)]
+    parts = []
+    for chunk in padded.reshape(-1, batch):
+        parts.append(jax.device_get(run(chunk, key)))
+        on_batch(batch)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(seeds)], *parts)
