@@ -1,0 +1,86 @@
+"""The autoencoder against diffusers 0.33 (`vae_*.safetensors`): encode, decode, video path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.golden.loader import golden_files, load
+from wmpo_jax.models import autoencoder_kl as vae
+from wmpo_jax.models.autoencoder_kl import weights
+
+CLOSE = {"rtol": 0, "atol": 5e-5}
+
+
+def config_of(metadata) -> vae.AutoencoderKLConfig:
+    config = metadata["config"]
+    return vae.AutoencoderKLConfig(
+        block_out_channels=tuple(config["block_out_channels"]),
+        layers_per_block=config["layers_per_block"],
+        latent_channels=config["latent_channels"],
+        norm_num_groups=config["norm_num_groups"],
+        scaling_factor=config["scaling_factor"],
+        mid_attention=config["mid_block_add_attention"],
+    )
+
+
+@pytest.fixture(scope="module", params=golden_files("vae"), ids=lambda path: path.stem)
+def golden(request):
+    tensors, metadata = load(request.param)
+    foreign = {k: v for k, v in tensors.items() if not k.startswith(("in.", "out."))}
+    config = config_of(metadata)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: vae.AutoencoderKL(config, rngs=nnx.Rngs(0))))
+    model = nnx.merge(graphdef, weights.from_diffusers(foreign, config))
+    with jax.default_matmul_precision("highest"):
+        yield tensors, foreign, model
+
+
+def last(array: np.ndarray) -> jax.Array:
+    """Channels second -> channels last."""
+    return jnp.asarray(np.moveaxis(array, 1, -1))
+
+
+def test_golden_encode(golden):
+    tensors, _, model = golden
+    images = last(tensors["in.image"])
+    before = jax.jit(lambda x: model.encoder(x))(images)
+    np.testing.assert_allclose(before, last(tensors["out.encode.h_before_quant_conv"]), **CLOSE)
+    mean, logvar = jax.jit(model.encode)(images)
+    np.testing.assert_allclose(mean, last(tensors["out.encode.mean"]), **CLOSE)
+    np.testing.assert_allclose(logvar, last(tensors["out.encode.logvar"]), **CLOSE)
+    np.testing.assert_allclose(
+        jnp.exp(0.5 * logvar), last(tensors["out.encode.std"]), rtol=0, atol=5e-5
+    )
+    kl = vae.kl_divergence(mean, logvar)
+    np.testing.assert_allclose(kl, tensors["out.encode.kl"], rtol=1e-5)
+
+
+def test_golden_decode(golden):
+    tensors, _, model = golden
+    scaled = last(tensors["in.latent"]) * model.config.scaling_factor
+    images = jax.jit(model.decode)(scaled)
+    np.testing.assert_allclose(images, last(tensors["out.decode.sample"]), **CLOSE)
+
+
+def test_golden_video(golden):
+    tensors, _, model = golden
+    video_BTHWC = last(tensors["in.video"])
+    frames = video_BTHWC.reshape(-1, *video_BTHWC.shape[2:])
+    z = model.scale_latents(*jax.jit(model.encode)(frames), last(tensors["in.noise"]))
+    z_BTHWC = z.reshape(*video_BTHWC.shape[:2], *z.shape[1:])
+    np.testing.assert_allclose(z_BTHWC, last(tensors["out.video.z"]), **CLOSE)
+    decoded = jax.jit(model.decode)(z).reshape(video_BTHWC.shape)
+    np.testing.assert_allclose(decoded, last(tensors["out.video.decode"]), **CLOSE)
+    expected = tensors["out.video.uint8_BTHWC"].astype(int)
+    pixels = vae.decode_frames(model, last(tensors["out.video.z"]), micro_batch=4)
+    difference = np.abs(np.asarray(pixels, int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def test_golden_weights_survive_the_round_trip(golden):
+    _, foreign, model = golden
+    back = weights.to_diffusers(nnx.state(model, nnx.Param))
+    assert back.keys() == foreign.keys()
+    for name, array in foreign.items():
+        np.testing.assert_array_equal(back[name], array)

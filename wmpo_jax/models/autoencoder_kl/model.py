@@ -1,0 +1,230 @@
+"""Image autoencoder with a Gaussian posterior (the VAE of Stable Diffusion XL), channels last.
+
+WMPO encodes every video frame on its own with it (wmpo section 3.2). One class for all sizes:
+`AutoencoderKLConfig.sdxl()` holds the released weights, `.tiny()` is trained in a minute on a CPU.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wmpo_jax.models.autoencoder_kl import layers
+
+IMAGE_CHANNELS = 3
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """Sizes of an autoencoder.
+
+    Attributes:
+      block_out_channels: channels per resolution, finest first; each next one halves H and W.
+      layers_per_block: residual blocks per resolution of the encoder; the decoder has one more.
+      latent_channels: C of the latent map.
+      norm_num_groups: groups of each GroupNorm; must divide every entry of block_out_channels.
+      scaling_factor: latents are multiplied by it, so that the world model sees about unit scale.
+      mid_attention: self-attention between the two residual blocks of the mid blocks.
+      dtype: compute dtype; parameters are float32.
+    """
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    latent_channels: int
+    norm_num_groups: int
+    scaling_factor: float
+    mid_attention: bool = True
+    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def downsampling(self) -> int:
+        """Image pixels per latent pixel, along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def sdxl(cls, dtype: jnp.dtype = jnp.bfloat16) -> "AutoencoderKLConfig":  # pyright: ignore
+        """The released SDXL autoencoder, 83.7 M parameters; the reference runs it in bfloat16."""
+        return cls((128, 256, 512, 512), 2, 4, 32, 0.13025, dtype=dtype)
+
+    @classmethod
+    def tiny(cls) -> "AutoencoderKLConfig":
+        """32x32 pixels -> 8x8x4 latents; made for a CPU, see the README for timings."""
+        return cls((16, 32, 64), 1, 4, 8, 1.0, mid_attention=False)
+
+
+class Encoder(nnx.Module):
+    """Image -> features of the posterior, before the quantisation convolution."""
+
+    def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
+        channels, groups, dtype = config.block_out_channels, config.norm_num_groups, config.dtype
+        self.conv_in = layers.conv(
+            IMAGE_CHANNELS, channels[0], 3, padding=1, dtype=dtype, rngs=rngs
+        )
+        self.down_blocks = nnx.List(
+            EncoderBlock(before, after, config, downsample=level + 1 < len(channels), rngs=rngs)
+            for level, (before, after) in enumerate(zip(channels[:1] + channels, channels))
+        )
+        self.mid_block = layers.MidBlock(
+            channels[-1], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
+        )
+        self.conv_norm_out = layers.GroupNorm(channels[-1], groups, dtype=dtype)
+        self.conv_out = layers.conv(
+            channels[-1], 2 * config.latent_channels, 3, padding=1, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, images_BHWC: jax.Array) -> jax.Array:
+        x_BHWC = self.conv_in(images_BHWC)
+        for block in self.down_blocks:
+            x_BHWC = block(x_BHWC)
+        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x_BHWC))))
+
+
+class EncoderBlock(nnx.Module):
+    """Residual blocks at one resolution, then a halving unless it is the last one."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        config: AutoencoderKLConfig,
+        *,
+        downsample: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.resnets = nnx.List(
+            layers.ResnetBlock(
+                in_channels if i == 0 else channels,
+                channels,
+                config.norm_num_groups,
+                dtype=config.dtype,
+                rngs=rngs,
+            )
+            for i in range(config.layers_per_block)
+        )
+        self.downsamplers = nnx.List(
+            [layers.Downsample(channels, dtype=config.dtype, rngs=rngs)] if downsample else []
+        )
+
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        for layer in (*self.resnets, *self.downsamplers):
+            x_BHWC = layer(x_BHWC)
+        return x_BHWC
+
+
+class Decoder(nnx.Module):
+    """Latent map (after the post-quantisation convolution) -> image."""
+
+    def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
+        channels, groups, dtype = (
+            config.block_out_channels[::-1],
+            config.norm_num_groups,
+            config.dtype,
+        )
+        self.conv_in = layers.conv(
+            config.latent_channels, channels[0], 3, padding=1, dtype=dtype, rngs=rngs
+        )
+        self.mid_block = layers.MidBlock(
+            channels[0], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
+        )
+        self.up_blocks = nnx.List(
+            DecoderBlock(before, after, config, upsample=level + 1 < len(channels), rngs=rngs)
+            for level, (before, after) in enumerate(zip(channels[:1] + channels, channels))
+        )
+        self.conv_norm_out = layers.GroupNorm(channels[-1], groups, dtype=dtype)
+        self.conv_out = layers.conv(
+            channels[-1], IMAGE_CHANNELS, 3, padding=1, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, latents_BHWC: jax.Array) -> jax.Array:
+        x_BHWC = self.mid_block(self.conv_in(latents_BHWC))
+        for block in self.up_blocks:
+            x_BHWC = block(x_BHWC)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x_BHWC)))
+
+
+class DecoderBlock(nnx.Module):
+    """Residual blocks at one resolution, then a doubling unless it is the finest one."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        config: AutoencoderKLConfig,
+        *,
+        upsample: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.resnets = nnx.List(
+            layers.ResnetBlock(
+                in_channels if i == 0 else channels,
+                channels,
+                config.norm_num_groups,
+                dtype=config.dtype,
+                rngs=rngs,
+            )
+            for i in range(config.layers_per_block + 1)
+        )
+        self.upsamplers = nnx.List(
+            [layers.Upsample(channels, dtype=config.dtype, rngs=rngs)] if upsample else []
+        )
+
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        for layer in (*self.resnets, *self.upsamplers):
+            x_BHWC = layer(x_BHWC)
+        return x_BHWC
+
+
+class AutoencoderKL(nnx.Module):
+    """Encodes images to a diagonal Gaussian over latents and decodes latents to images.
+
+    Latents handed out by `sample_posterior` and taken by `decode` are SCALED: they were multiplied
+    by `config.scaling_factor`. Images are float in [-1, 1].
+    """
+
+    def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        latent, dtype = config.latent_channels, config.dtype
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.quant_conv = layers.conv(2 * latent, 2 * latent, 1, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = layers.conv(latent, latent, 1, dtype=dtype, rngs=rngs)
+
+    def encode(self, images_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-variance of the unscaled posterior.
+
+        Args:
+          images_BHWC: float, [-1, 1]; H and W multiples of `config.downsampling`.
+
+        Returns:
+          mean_BHWC, logvar_BHWC: float32, latent size; logvar is clamped to [-30, 20].
+        """
+        moments = self.quant_conv(self.encoder(images_BHWC)).astype(jnp.float32)
+        mean_BHWC, logvar_BHWC = jnp.split(moments, 2, axis=-1)
+        return mean_BHWC, jnp.clip(logvar_BHWC, *LOGVAR_RANGE)
+
+    def sample_posterior(
+        self, mean_BHWC: jax.Array, logvar_BHWC: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """One scaled latent from the posterior: the world model is trained on samples, not means."""
+        noise_BHWC = jax.random.normal(key, mean_BHWC.shape, mean_BHWC.dtype)
+        return self.scale_latents(mean_BHWC, logvar_BHWC, noise_BHWC)
+
+    def scale_latents(
+        self, mean_BHWC: jax.Array, logvar_BHWC: jax.Array, noise_BHWC: jax.Array
+    ) -> jax.Array:
+        """scaling_factor * (mean + std * noise)."""
+        std_BHWC = jnp.exp(0.5 * logvar_BHWC)
+        return self.config.scaling_factor * (mean_BHWC + std_BHWC * noise_BHWC)
+
+    def decode(self, latents_BHWC: jax.Array) -> jax.Array:
+        """Scaled latents -> float32 images, about [-1, 1] (not clipped)."""
+        z_BHWC = self.post_quant_conv(latents_BHWC / self.config.scaling_factor)
+        return self.decoder(z_BHWC).astype(jnp.float32)
+
+
+def kl_divergence(mean_BHWC: jax.Array, logvar_BHWC: jax.Array) -> jax.Array:
+    """KL of the unscaled posterior from a standard normal, summed over H, W, C; float32 (B,)."""
+    terms = jnp.square(mean_BHWC) + jnp.exp(logvar_BHWC) - 1.0 - logvar_BHWC
+    return 0.5 * terms.sum((1, 2, 3))
