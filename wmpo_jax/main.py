@@ -52,7 +52,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
     print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
     with workdir.lock():
-        stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else None)
+        stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else ())
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes named arrays (anything `np.asarray` takes) as one uncompressed .npz, atomically."""
     if jax.process_index() == 0:
         with _replacing(path) as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})  # pyright: ignore
+            leaves = {name: np.asarray(value) for name, value in arrays.items()}
+            np.savez(file, allow_pickle=False, **leaves)
 
 
 def load_arrays(path: Path, stage: str) -> dict[str, np.ndarray]:
