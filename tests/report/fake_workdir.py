@@ -23,7 +23,9 @@ def write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
 def fake_workdir(path: Path) -> Path:
     """A run whose greedy success goes from 310 to 823 of 1024. Returns `path`."""
     rng = np.random.default_rng(0)
-    write_json(path / "config.json", {"seed": 0, "task": "press", "sft": {"learning_rate": 1e-3}})
+    config: dict[str, Any] = {"seed": 0, "task": "press", "sft": {"learning_rate": 1e-3}}
+    config["oracle"] = {"min_gain": 0.2}
+    write_json(path / "config.json", config)
     for stage, result in fake_results().items():
         write_json(path / "stages" / f"{stage}.json", result)
     write_metrics(path / "metrics", rng)
@@ -32,8 +34,8 @@ def fake_workdir(path: Path) -> Path:
         [
             {"stage": "demos", "name": "demos", "episodes": 384},
             {"stage": "demos", "name": "play", "episodes": 8512},
-            {"stage": "collect", "name": "rollouts_0001", "episodes": 128},
-            {"stage": "evaluate", "name": "held_out", "episodes": 4096},
+            {"stage": "collect", "name": "rollouts", "episodes": 128},
+            {"stage": "evaluate", "name": "evaluation", "episodes": 4096},
         ],
     )
     write_clips(path / "data" / "videos")
@@ -42,11 +44,13 @@ def fake_workdir(path: Path) -> Path:
 
 def fake_results() -> dict[str, dict[str, Any]]:
     gates = {
+        "success rate gap": {"value": 0.07, "bound": 0.05, "passed": False},
         "precision": {"value": 0.81, "bound": 0.75, "passed": True},
-        "imagined_minus_real": {"value": 0.07, "bound": 0.05, "passed": False},
     }
     before = {
+        "seconds": 8.0,
         "n": 128,
+        "free_imagined_rate": 0.4,
         "psnr": {"1": 34.2, "half": 28.9, "full": 26.1},
         "psnr_copy_first": {"1": 30.1, "half": 19.2, "full": 16.7},
         "psnr_curve": list(np.linspace(34.2, 26.1, FRAMES)),
@@ -60,33 +64,31 @@ def fake_results() -> dict[str, dict[str, Any]]:
         "fp": 9,
         "fn": 11,
         "tn": 70,
-        "gates": gates,
     }
-    after = before | {"real_rate": 0.79, "imagined_rate": 0.82, "gates": {"psnr": gates["precision"]}}
+    after = before | {"real_rate": 0.79, "imagined_rate": 0.82, "free_imagined_rate": 0.83}
     after |= {"tp": 97, "fp": 8, "fn": 6, "tn": 17, "psnr_curve": list(np.linspace(34, 25, FRAMES))}
+    held_out = {"tp": 190, "fp": 6, "fn": 12, "tn": 439}
     calibration = {
         "confidence": [0.1, 0.3, 0.5, 0.7, 0.9],
         "frequency": [0.04, 0.25, 0.55, 0.66, 0.97],
         "count": [400, 30, 12, 25, 180],
     }
     return {
-        "demos": {"seconds": 39.0, "episodes": 8896, "success": 1.0},
-        "sft": {"seconds": 78.2, "steps": 900, "accuracy": 0.412},
-        "collect": {"seconds": 2.4, "success": 0.36},
-        "autoencoder": {"seconds": 97.1, "psnr": 30.2, "parameters": 212_000},
+        "demos": {"seconds": 39.0, "demo_success": 0.67, "invalid": 0},
+        "sft": {"seconds": 78.2, "steps": 900},
+        "collect": {"seconds": 2.4, "episodes": 128, "success_rate": 0.36},
+        "autoencoder": {"seconds": 97.1, "psnr": 30.2},
         "world_model": {"seconds": 402.0, "steps": 2600, "parameters": 1_050_000},
-        "reward": {"seconds": 16.3, "threshold": 0.97, "f1": 0.94, "calibration": calibration}
-        | {"tp": 190, "fp": 6, "fn": 12, "tn": 439},
-        "oracle": {
-            "seconds": 61.0,
-            "gates": {"oracle_lift": {"value": 0.57, "bound": 0.1, "passed": True}},
-        },
-        "honesty": {"seconds": 8.0, "before": before, "after": after},
+        "reward": {"seconds": 16.3, "threshold": 0.97, "rollouts": held_out}
+        | {"calibration": calibration},
+        "gates": before | {"gates": gates},
+        "gates_after": after,
+        "oracle": {"seconds": 61.0, "gain": 0.57, "passed": True, "rates": {"0": 0.3, "8": 0.87}},
         "improve": {
+            "seconds": 44.1,
             "iterations": 12,
             "imagined_episodes": 3072,
-            "seconds": {"policy": 4.1, "world model": 21.3, "decode": 6.0, "reward": 3.9}
-            | {"update": 8.8},
+            "phase_seconds": {"sample": 35.3, "update": 8.8},
         },
         "evaluate": {
             "seconds": 11.2,
@@ -113,18 +115,21 @@ def write_metrics(folder: Path, rng: np.random.Generator) -> None:
         loss = floor * (1 + 40 * np.exp(-np.arange(STEPS) / 25)) * rng.uniform(0.8, 1.2, STEPS)
         write_lines(
             folder / f"{stage}.jsonl",
-            [{"step": 3 * i, "loss": float(x), "grad_norm": float(x**0.5)} for i, x in enumerate(loss)],
+            [
+                {"step": 3 * i, "time": i, f"{stage}/loss": x, f"{stage}/grad_norm": x**0.5}
+                for i, x in enumerate(loss.tolist())
+            ],
         )
     improve = [
         {
             "step": i,
-            "imagined_success": 0.4 + 0.42 * i / 11 + float(rng.normal(0, 0.015)),
-            "groups_kept": int(rng.integers(12, 24)),
-            "loss": float(rng.normal(0, 0.01)),
-            "clip_fraction": float(rng.uniform(0.02, 0.08)),
-            "entropy": 1.9 - 0.06 * i,
+            "improve/success": 0.4 + 0.42 * i / 12 + float(rng.normal(0, 0.015)),
+            "improve/groups": int(rng.integers(12, 24)),
+            "improve/loss": float(rng.normal(0, 0.01)),
+            "improve/clip_fraction": float(rng.uniform(0.02, 0.08)),
+            "improve/entropy": 1.9 - 0.06 * i,
         }
-        for i in range(12)
+        for i in range(1, 13)
     ]
     write_lines(folder / "improve.jsonl", improve)
 
@@ -139,6 +144,9 @@ def write_clips(folder: Path) -> None:
             left[clip, t, 2 + 2 * t - clip : 5 + 2 * t - clip, 20:23] = (40, 60, 120)
             right[clip, t, 2 + 2 * t - clip : 5 + 2 * t - clip, 9:12] = (40, 60, 120)
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = {"honesty": ["real", "imagined"], "evaluation": ["base", "improved"]}
-    for name, caption in pairs.items():
+    captions = {
+        "real_imagined_before": ["both succeed: real | imagined"] * 3,
+        "base_improved": [f"start {seed}: base | WMPO" for seed in range(3)],
+    }
+    for name, caption in captions.items():
         np.savez(folder / f"{name}.npz", left_BTHWC=right, right_BTHWC=left, caption=caption)

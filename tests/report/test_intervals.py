@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from wmpo_jax.report.intervals import over_seeds, paired_difference, student_t_95, wilson
+from wmpo_jax.report.intervals import (
+    over_seeds,
+    paired_difference,
+    reliability,
+    student_t_95,
+    wilson,
+)
 
 
 def outcomes(both: int, won: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +78,15 @@ def test_one_seed_has_no_spread_between_seeds():
         over_seeds([])
 
 
-@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (9, 2.262), (10, 2.228), (30, 2.042)])
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.706), (9, 2.262), (10, 2.228), (30, 2.042)]
+)
 def test_student_t_quantiles(degrees, quantile):
     assert student_t_95(degrees) == pytest.approx(quantile, abs=6e-4)
+
+
+def test_reliability_counts_each_bin():
+    bins = reliability(np.array([0.1, 0.3, 0.3, 1.0]), np.array([False, True, False, True]), bins=4)
+    assert bins["count"] == [1, 2, 0, 1]
+    assert bins["confidence"] == pytest.approx([0.1, 0.3, 0.0, 1.0])
+    assert bins["frequency"] == [0.0, 0.5, 0.0, 1.0]

@@ -118,6 +118,28 @@ def over_seeds(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> SeedSummary:
     return SeedSummary(pooled, _around(estimate, spread))
 
 
+def reliability(probability: np.ndarray, outcome: np.ndarray, bins: int = 10) -> dict[str, list]:
+    """Is a probability of .7 right 7 times of 10? Bins of equal width over [0, 1].
+
+    Args:
+      probability: float [n] in [0, 1].
+      outcome: bool [n], what happened.
+
+    Returns:
+      Lists of `bins` entries: `confidence`, the mean probability in the bin; `frequency`, the
+      share of outcomes that were true; `count`. Empty bins have zeros.
+    """
+    place = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    confidence = np.bincount(place, weights=probability, minlength=bins) / np.maximum(count, 1)
+    frequency = np.bincount(place, weights=outcome, minlength=bins) / np.maximum(count, 1)
+    return {
+        "confidence": confidence.tolist(),
+        "frequency": frequency.tolist(),
+        "count": count.tolist(),
+    }
+
+
 def student_t_95(degrees: int) -> float:
     """The 97.5 % quantile of Student's t.
 

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wmpo_jax.report import plots, tables
-from wmpo_jax.report.record import STAGES, WMPO_STAGES, RunRecord, minutes, read_run, real_episodes
+from wmpo_jax.report.record import CYCLE, RunRecord, minutes, read_run, real_episodes
 from wmpo_jax.report.videos import clip_groups
 from wmpo_jax.runtime.files import atomic_write
 
@@ -44,13 +44,13 @@ def render(record: RunRecord) -> str:
         tiles=_tiles(record),
         result=tables.result_table(record),
         gates=tables.gates(record),
-        confusions=_confusions(record),
+        confusions=tables.confusions(record),
         honesty=tables.honesty_table(record),
         panels=_panels(record),
         curves=plots.curve_groups(record),
         videos=clip_groups(record),
         stages=tables.stage_rows(record),
-        stages_left=[name.replace("_", " ") for name in STAGES if name not in record.stages],
+        stages_left=[name.replace("_", " ") for name in CYCLE if name not in record.stages],
         ledger=tables.ledger_table(record),
         config=record.config,
     )
@@ -72,6 +72,7 @@ def headline(record: RunRecord) -> dict[str, Any]:
             "high": tables.percent(score.rate.high),
             "n": tables.number(score.n),
             "primary": score.mode == mode,
+            "hero": score.mode == mode and score.policy in ("base", "wmpo"),
         }
         for score in scores
     ]
@@ -97,10 +98,10 @@ def _tiles(record: RunRecord) -> list[tuple[str, str]]:
     found = tables.gates(record)
     passed = f"{sum(gate['passed'] for gate in found)} of {len(found)}" if found else None
     tiles = [
-        (tables.number(real_episodes(record, WMPO_STAGES) or None), "real training episodes"),
+        (tables.number(real_episodes(record, "wmpo") or None), "real training episodes"),
         (tables.number(improve.get("imagined_episodes")), "imagined episodes"),
         (tables.number(improve.get("iterations")), "iterations of GRPO"),
-        (tables.number(minutes(record, WMPO_STAGES)), "minutes, start to improved"),
+        (tables.minutes_text(minutes(record, "wmpo")), "minutes, start to improved"),
         (tables.number(passed), "gates passed"),
     ]
     return [tile for tile in tiles if tile[0] != tables.NOTHING]
@@ -116,26 +117,3 @@ def _panels(record: RunRecord) -> dict[str, Any]:
         "GRPO in imagination: seconds per phase": plots.seconds_per_phase(record),
     }
     return {title: svg for title, svg in drawn.items() if svg is not None}
-
-
-def _confusions(record: RunRecord) -> list[dict[str, Any]]:
-    """Two-by-two counts of the judge: imagined (or predicted) outcome against the real one."""
-    honesty, reward = record.stages.get("honesty", {}), record.stages.get("reward", {})
-    blocks = {
-        "Imagined outcome, before RL": ("imagined", honesty.get("before", {})),
-        "Imagined outcome, after RL": ("imagined", honesty.get("after", {})),
-        "Reward model on real frames": ("predicted", reward),
-    }
-    found = []
-    for title, (judge, block) in blocks.items():
-        if all(key in block for key in ("tp", "fp", "fn", "tn")):
-            found.append({"title": title, "judge": judge, "cells": _cells(block)})
-    return found
-
-
-def _cells(block: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    total = max(1, sum(block[key] for key in ("tp", "fp", "fn", "tn")))
-    return {
-        key: {"count": tables.number(block[key]), "share": block[key] / total}
-        for key in ("tp", "fp", "fn", "tn")
-    }

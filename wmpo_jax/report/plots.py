@@ -16,9 +16,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
 
-from wmpo_jax.report.record import STAGES, Curve, RunRecord, total_seconds
+from wmpo_jax.report.record import Curve, RunRecord, comparisons
 from wmpo_jax.report.tables import POLICY_NAMES, scores
 
 # Placeholder -> CSS variable of templates/style.css.
@@ -29,9 +29,9 @@ POLICY_COLOURS = {"base": BASE, "wmpo": BETTER}
 WIDTH, HEIGHT = 3.5, 2.1  # inches; the page shows a panel 320 to 460 px wide
 MAX_POINTS = 400  # per line: more cannot be seen and makes the page heavy
 SMOOTHING_WINDOWS = 25  # a running mean over 1/25 of a noisy curve
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 8,
+    "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
@@ -50,17 +50,19 @@ _STYLE = {
     "ytick.major.size": 0,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
-    "legend.fontsize": 7.5,
+    "legend.fontsize": 8.5,
     "legend.handlelength": 1.4,
 }
 
 
 @contextmanager
-def _panel(height: float = HEIGHT, left: float = 0.13) -> Iterator[tuple[Figure, Axes]]:
+def _panel(
+    height: float = HEIGHT, left: float = 0.14, head: float = 0.06
+) -> Iterator[tuple[Figure, Axes]]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, height))
-        bottom = 0.4 / height
-        axes = figure.add_axes((left, bottom, 0.97 - left, 0.94 - bottom))
+        bottom = 0.42 / height
+        axes = figure.add_axes((left, bottom, 0.97 - left, 1 - head - bottom))
         yield figure, axes
 
 
@@ -83,16 +85,17 @@ def _svg(figure: Figure, label: str) -> Markup:
 
 def learning_curve(stage: str, name: str, curve: Curve) -> Markup:
     """One quantity over the steps of one stage: every point pale, a running mean on top."""
-    with _panel() as (figure, axes):
+    with _panel(left=0.19) as (figure, axes):
         steps, values = _thin(curve)
         noisy = len(values) >= 2 * SMOOTHING_WINDOWS
         axes.plot(steps, values, color=BETTER, alpha=0.3 if noisy else 1, lw=1 if noisy else 1.6)
         if noisy:
             axes.plot(steps, _running_mean(values), color=BETTER)
-        if len(values) == 1:
-            axes.plot(steps, values, "o", color=BETTER, markersize=4)
         _scale(axes, values)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if len(values) == 1:
+            axes.plot(steps, values, "o", color=BETTER, markersize=4)
+            axes.set_xticks(steps)
         return _svg(figure, f"{stage}: {name} over steps")
 
 
@@ -123,14 +126,15 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
 
 
 def imagined_and_real(record: RunRecord) -> Markup | None:
     """Success in imagination during GRPO, with the real success of the policies at both ends."""
-    curve = record.metrics.get("improve", {}).get("imagined_success")
+    curve = record.metrics.get("improve", {}).get("success")
     if curve is None:
         return None
-    with _panel(left=0.15) as (figure, axes):
+    with _panel(left=0.16, head=0.14) as (figure, axes):
         axes.plot(*curve, color=MUTED, lw=1.2, label="imagined")
         mode = _sampling_mode(record)
         ends = {"base": curve.steps[0], "wmpo": curve.steps[-1]}
@@ -141,7 +145,7 @@ def imagined_and_real(record: RunRecord) -> Markup | None:
                 axes.plot([], [], "o", color=POLICY_COLOURS[score.policy], ms=4, label=name)
         _success_axis(axes)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.legend(loc="lower right")
+        _legend_above(axes)
         return _svg(figure, "Imagined success per iteration and real success before and after")
 
 
@@ -157,45 +161,49 @@ def _point(axes: Axes, x: float, rate: Any, colour: str) -> None:
 
 
 def _success_axis(axes: Axes) -> None:
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MultipleLocator(0.25))
 
 
 def psnr_over_horizon(record: RunRecord) -> Markup | None:
     """Image quality of open-loop imagination, frame by frame, against copying the first frame."""
-    blocks = _honesty_blocks(record)
-    if not any("psnr_curve" in block for block in blocks.values()):
+    blocks = comparisons(record)
+    if not blocks:
         return None
-    with _panel() as (figure, axes):
-        for (name, block), colour in zip(blocks.items(), (BASE, BETTER)):
-            for key, style in (("psnr_curve", "-"), ("psnr_copy_curve", ":")):
-                values = block.get(key, [])
-                label = "imagined" if style == "-" else "copy of the first frame"
+    with _panel(head=0.2) as (figure, axes):
+        colours = {"before": BASE, "after": BETTER}
+        for name, block in blocks.items():
+            for key, label, style in _PSNR_LINES:
+                values = block[key]
                 frames = np.arange(1, len(values) + 1)
-                axes.plot(frames, values, style, color=colour, label=f"{label}, {name} RL")
+                axes.plot(frames, values, style, color=colours[name], label=f"{label}, {name} RL")
         axes.set_xlabel("frames ahead", labelpad=1)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.legend(loc="upper right")
+        _legend_above(axes)
         return _svg(figure, "PSNR in dB over the horizon, imagination and copied first frame")
 
 
-def _honesty_blocks(record: RunRecord) -> dict[str, Mapping[str, Any]]:
-    blocks = record.stages.get("honesty", {})
-    return {name: blocks[name] for name in ("before", "after") if name in blocks}
+_PSNR_LINES = (("psnr_curve", "imagined", "-"), ("psnr_copy_curve", "copied", ":"))
+
+
+def _legend_above(axes: Axes) -> None:
+    """Outside the axes, where it covers no data; one or two rows."""
+    columns = 2 if len(axes.get_lines()) == 4 else 3
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.99), ncols=columns, columnspacing=1)
 
 
 def calibration(record: RunRecord) -> Markup | None:
     """Reward model: predicted probability against the share that really succeeded.
 
     Reads `calibration` of stages/reward.json: equally long lists `confidence`, `frequency` and
-    `count`, one entry per bin.
+    `count`, one entry per bin, as `intervals.reliability` makes them.
     """
     bins = record.stages.get("reward", {}).get("calibration")
     if not bins:
         return None
-    with _panel(left=0.15) as (figure, axes):
+    with _panel(left=0.16, head=0.14) as (figure, axes):
         axes.plot([0, 1], [0, 1], ":", color=MUTED, lw=1, label="perfect")
         count = np.asarray(bins["count"], float)
         filled = count > 0
@@ -204,23 +212,22 @@ def calibration(record: RunRecord) -> Markup | None:
         area = 8 + 90 * count[filled] / count.max()
         axes.scatter(x[filled], y[filled], s=area, color=BETTER, lw=0, label="area: windows")
         _success_axis(axes)
-        axes.set_ylim(-0.05, 1.05)
         axes.set_xlabel("predicted probability of success", labelpad=1)
-        axes.legend(loc="upper left")
+        _legend_above(axes)
         return _svg(figure, "Calibration of the reward model")
 
 
 def seconds_per_stage(record: RunRecord) -> Markup | None:
     """Wall-clock minutes of each stage that has run."""
-    seconds = {name: total_seconds(record.stages.get(name, {})) for name in STAGES}
-    known = {k.replace("_", " "): v / 60 for k, v in seconds.items() if v is not None}
+    stages = {name: result for name, result in record.stages.items() if "seconds" in result}
+    known = {name.replace("_", " "): r["seconds"] / 60 for name, r in stages.items()}
     return _bars(known, "minutes", "Minutes per stage") if known else None
 
 
 def seconds_per_phase(record: RunRecord) -> Markup | None:
     """Where GRPO in imagination spends its seconds."""
-    seconds = record.stages.get("improve", {}).get("seconds")
-    if not isinstance(seconds, dict) or not seconds:
+    seconds = record.stages.get("improve", {}).get("phase_seconds")
+    if not seconds:
         return None
     return _bars(seconds, "seconds", "Seconds per phase of the improvement")
 
@@ -228,12 +235,11 @@ def seconds_per_phase(record: RunRecord) -> Markup | None:
 def _bars(values: Mapping[str, float], unit: str, label: str) -> Markup:
     names: Sequence[str] = list(values)[::-1]
     heights = [values[name] for name in names]
-    with _panel(height=0.5 + 0.21 * len(names), left=0.25) as (figure, axes):
-        axes.barh(names, heights, color=BETTER, height=0.62, alpha=0.85)
-        longest = max(heights) or 1.0
-        for row, value in enumerate(heights):
-            axes.text(value + longest / 60, row, f"{value:.3g}", va="center", fontsize=7.5)
-        axes.set_xlim(0, 1.12 * longest)
+    with _panel(height=0.45 + 0.23 * len(names), left=0.27, head=0.01) as (figure, axes):
+        bars = axes.barh(names, heights, color=BETTER, height=0.62, alpha=0.85)
+        labels = [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in heights]
+        axes.bar_label(bars, labels, padding=3)
+        axes.set_xlim(0, 1.15 * max(*heights, 1e-9))
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(False)
         axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -3,8 +3,7 @@
 The rest of the report takes a `RunRecord`, so that a page about several runs can take several.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,23 +13,38 @@ import numpy as np
 from wmpo_jax.runtime.config import flatten
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import load_json
+from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.runtime.workdir import Ledger
 
 # In the order of the paper, with what a reader should know about each.
-STAGES = {
+CYCLE = {
     "demos": "demonstrations and play",
     "sft": "base policy, imitation",
-    "oracle": "could RL mend it with unlimited real rollouts?",
     "collect": "real rollouts of the base policy",
     "autoencoder": "frames to latents and back",
     "world_model": "video model of the task",
     "reward": "success classifier",
-    "honesty": "imagination against reality",
+    "gates": "imagination against reality",
     "improve": "GRPO in imagination",
+    "gates_after": "the same under the improved policy",
     "evaluate": "held-out starts, real environment",
 }
-BASE_STAGES = ("demos", "sft")
-WMPO_STAGES = (*BASE_STAGES, "collect", "autoencoder", "world_model", "reward", "improve")
+# Asked for by name, never missing.
+EXTRAS = {
+    "oracle": "GRPO with unlimited real rollouts",
+    "online": "GRPO on the real rollouts alone",
+}
+STAGES = CYCLE | EXTRAS
+# What each policy cost: the stages before it and the real episodes it or its models learned from.
+POLICY_STAGES = {
+    "base": ("demos", "sft"),
+    "wmpo": ("demos", "sft", "collect", "autoencoder", "world_model", "reward", "improve"),
+}
+POLICY_EPISODES = {
+    "base": ("demos",),
+    "online": ("demos", "rollouts"),
+    "wmpo": ("demos", "play", "rollouts"),
+}
 
 
 class Curve(NamedTuple):
@@ -70,11 +84,12 @@ def read_run(workdir: Path) -> RunRecord:
     if not workdir.is_dir():
         raise UserError(f"There is no workdir {workdir}: run the stages first or check the path.")
     config = workdir / "config.json"
+    logs = _in_order(workdir.glob("metrics/*.jsonl"))
     return RunRecord(
         name=workdir.resolve().name,
         config=flatten(load_json(config)) if config.exists() else {},
         stages={path.stem: load_json(path) for path in _in_order(workdir.glob("stages/*.json"))},
-        metrics={path.stem: read_curves(path) for path in _in_order(workdir.glob("metrics/*.jsonl"))},
+        metrics={path.stem: read_curves(path) for path in logs},
         ledger=Ledger(workdir / "ledger.jsonl").read(),
         videos=sorted(workdir.glob("data/videos/*.npz")),
     )
@@ -87,52 +102,39 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """Reads metrics of one JSON object per line, `{"step": 3, "loss": 0.5}`.
+    """Reads the metrics of the stage that the file is named after, its prefix taken off.
 
-    A quantity may be missing from some lines. Where a resumed run repeats a step, the later line
-    counts. A last line cut short by a kill is dropped.
-
-    Raises:
-      UserError: another line is not a JSON object with a step.
+    A quantity may be missing from some steps. Where a step is repeated, the later line counts.
     """
     points: dict[str, dict[int, float]] = {}
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            step = int(entry["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path} line {number} is not a JSON object with a step: delete the line."
-            ) from error
+    for entry in read_metrics(path):
         for name, value in entry.items():
-            if name != "step" and isinstance(value, int | float):
-                points.setdefault(name, {})[step] = float(value)
+            if name not in ("step", "time"):
+                short = name.removeprefix(f"{path.stem}/")
+                points.setdefault(short, {})[int(entry["step"])] = float(value)
     return {name: _curve(values) for name, values in points.items()}
 
 
-def _curve(values: dict[int, float]) -> Curve:
+def _curve(values: Mapping[int, float]) -> Curve:
     steps = sorted(values)
     return Curve(np.array(steps), np.array([values[step] for step in steps]))
 
 
-def real_episodes(record: RunRecord, stages: tuple[str, ...]) -> int:
-    """How many real episodes `stages` used, by the ledger."""
-    return sum(int(entry["episodes"]) for entry in record.ledger if entry["stage"] in stages)
+def comparisons(record: RunRecord) -> dict[str, dict[str, Any]]:
+    """Imagination against reality: "before" and "after" RL, as far as they have been made."""
+    stages = {"before": "gates", "after": "gates_after"}
+    return {when: record.stages[s] for when, s in stages.items() if s in record.stages}
 
 
-def minutes(record: RunRecord, stages: tuple[str, ...]) -> float | None:
-    """Wall-clock minutes of `stages`; None when one of them has not run or took no time down."""
-    seconds = [total_seconds(record.stages.get(stage, {})) for stage in stages]
-    known = [value for value in seconds if value is not None]
-    return sum(known) / 60 if len(known) == len(stages) else None
+def real_episodes(record: RunRecord, policy: str) -> int:
+    """How many real episodes `policy` and its models were trained on, by the ledger."""
+    names = POLICY_EPISODES[policy]
+    return sum(int(entry["episodes"]) for entry in record.ledger if entry["name"] in names)
 
 
-def total_seconds(result: dict[str, Any]) -> float | None:
-    """A stage's seconds: one number, or a dict of phases whose sum they are."""
-    seconds = result.get("seconds")
-    if isinstance(seconds, dict):
-        return float(sum(seconds.values()))
-    return None if seconds is None else float(seconds)
+def minutes(record: RunRecord, policy: str) -> float | None:
+    """Wall-clock minutes of the stages that made `policy`; None while one of them is missing."""
+    stages = [record.stages.get(name) for name in POLICY_STAGES.get(policy, ())]
+    if not stages or None in stages:
+        return None
+    return sum(float(stage["seconds"]) for stage in stages if stage) / 60

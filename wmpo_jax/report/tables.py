@@ -6,18 +6,19 @@ from typing import Any
 
 from wmpo_jax.report.intervals import Interval, wilson
 from wmpo_jax.report.record import (
-    BASE_STAGES,
+    CYCLE,
+    POLICY_EPISODES,
     STAGES,
-    WMPO_STAGES,
     RunRecord,
+    comparisons,
     minutes,
     real_episodes,
-    total_seconds,
 )
 
-NOTHING = "–"
-POLICY_NAMES = {"base": "base", "wmpo": "WMPO"}
-POLICY_STAGES = {"base": BASE_STAGES, "wmpo": WMPO_STAGES}
+NOTHING = EN_DASH = "\N{EN DASH}"
+THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+_TO_ASCII = str.maketrans({EN_DASH: "-", THIN_SPACE: " "})
+POLICY_NAMES = {"base": "base", "wmpo": "WMPO", "online": "online GRPO"}
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,16 @@ class Table:
     note: str = ""
 
     def as_text(self) -> str:
-        """Aligned columns for a terminal, labels left and numbers right."""
-        lines = [self.header, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        cells = [
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]
-            for line in lines
-        ]
-        cells.insert(1, ["-" * width for width in widths])
-        text = "\n".join("  ".join(line).rstrip() for line in cells)
+        """Aligned ASCII columns for a terminal, labels left and numbers right."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = [self.header, tuple("-" * width for width in widths), *self.rows]
+        text = "\n".join(_aligned(line, widths) for line in lines).translate(_TO_ASCII)
         return f"{text}\n{self.note}" if self.note else text
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
+    first, *others = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    return "  ".join([first.strip().ljust(widths[0]), *others]).rstrip()
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,20 @@ class PolicyScore:
 
 
 def scores(record: RunRecord) -> list[PolicyScore]:
-    """Every measured (policy, mode); the primary mode first. Empty before evaluation."""
-    evaluation = record.stages.get("evaluate", {})
+    """Every measured (policy, mode); the primary mode first. Empty before evaluation.
+
+    The online baseline appears with its best setting, chosen on the evaluation itself.
+    """
+    evaluation = record.stages.get("evaluate")
+    if evaluation is None:
+        return []
+    policies = dict(evaluation["policies"])
+    if "online" in record.stages:
+        best = record.stages["online"]["best"]
+        policies["online"] = {mode: best[mode] for mode in policies["base"]}
     found = [
         PolicyScore(policy, mode, wilson(counts["successes"], counts["n"]), counts["n"])
-        for policy, modes in evaluation.get("policies", {}).items()
+        for policy, modes in policies.items()
         for mode, counts in modes.items()
     ]
     return sorted(found, key=lambda score: score.mode != evaluation["primary"])
@@ -65,26 +75,25 @@ def scores(record: RunRecord) -> list[PolicyScore]:
 def result_table(record: RunRecord) -> Table:
     """The final table: what each policy achieves and what it cost."""
     rows = tuple(_result_row(record, score) for score in scores(record))
-    header = ("policy", "mode", "success %", "95 %", "n", "real", "imagined", "minutes")
+    header = ("policy", "success %", "95 %", "n", "real", "imagined", "minutes")
     note = (
-        "95 %: Wilson. real, imagined: episodes that trained the policy or its models "
-        "(evaluation and oracle not included). minutes: wall clock of those stages."
+        "95 %: Wilson. real, imagined: episodes that trained the policy or its models. "
+        "minutes: wall clock of the stages that made it."
     )
     return Table(header, rows, note if rows else "The policies have not been evaluated yet.")
 
 
 def _result_row(record: RunRecord, score: PolicyScore) -> tuple[str, ...]:
-    stages = POLICY_STAGES.get(score.policy, ())
+    known = score.policy in POLICY_EPISODES
     imagined = record.stages.get("improve", {}).get("imagined_episodes")
     return (
-        POLICY_NAMES.get(score.policy, score.policy),
-        score.mode,
-        f"{100 * score.rate.estimate:.1f}",
-        f"{100 * score.rate.low:.1f} to {100 * score.rate.high:.1f}",
+        f"{POLICY_NAMES.get(score.policy, score.policy)}, {score.mode}",
+        percent(score.rate.estimate),
+        f"{percent(score.rate.low)}{EN_DASH}{percent(score.rate.high)}",
         number(score.n),
-        number(real_episodes(record, stages)) if stages else NOTHING,
-        number(imagined) if "improve" in stages else "0" if stages else NOTHING,
-        number(minutes(record, stages)) if stages else NOTHING,
+        number(real_episodes(record, score.policy)) if known else NOTHING,
+        number(imagined if score.policy == "wmpo" else 0),
+        minutes_text(minutes(record, score.policy)),
     )
 
 
@@ -101,79 +110,81 @@ def difference_text(record: RunRecord) -> str:
 
 def ledger_table(record: RunRecord) -> Table:
     """Every real episode ever used, by whom, with the total."""
-    rows = [(e["stage"], e["name"], number(e["episodes"])) for e in record.ledger]
+    rows = [(f"{e['stage']}: {e['name']}", number(e["episodes"])) for e in record.ledger]
     total = number(sum(int(entry["episodes"]) for entry in record.ledger))
-    return Table(("stage", "what", "episodes"), (*rows, ("total", "", total)))
+    return Table(("used by", "episodes"), (*rows, ("total", total)))
 
 
 def honesty_table(record: RunRecord) -> Table:
     """How well imagination foretells reality, before and after the policy was improved."""
-    blocks = record.stages.get("honesty", {})
-    present = [name for name in ("before", "after") if name in blocks]
-    rows = [_psnr_row(blocks, present, horizon) for horizon in ("1", "half", "full")]
+    blocks = comparisons(record)
+    rows = [_psnr_row(blocks, moment) for moment in _MOMENTS]
     for key, label in _HONESTY_RATES.items():
-        rows.append((label, *(percent(blocks[name].get(key)) for name in present)))
-    rows.append(("episodes compared", *(number(blocks[name].get("n")) for name in present)))
-    return Table(("", *(f"{name} RL" for name in present)), tuple(rows))
+        rows.append((label, *(percent(block.get(key)) for block in blocks.values())))
+    rows.append(("episodes compared", *(number(block["n"]) for block in blocks.values())))
+    return Table(("", *(f"{when} RL" for when in blocks)), tuple(rows))
 
 
 _HONESTY_RATES = {
-    "imagined_rate": "imagined success %",
     "real_rate": "real success %",
+    "imagined_rate": "imagined success, same actions %",
+    "free_imagined_rate": "imagined success, free %",
     "agreement": "agreement %",
     "precision": "precision %",
     "recall": "recall %",
 }
-_HORIZONS = {"1": "first frame", "half": "half-way", "full": "last frame"}
+_MOMENTS = {"1": "1 frame ahead", "half": "half-way", "full": "at the end"}
 
 
-def _psnr_row(blocks: Mapping[str, Any], present: list[str], horizon: str) -> tuple[str, ...]:
-    cells = []
-    for name in present:
-        model = blocks[name].get("psnr", {}).get(horizon)
-        copy = blocks[name].get("psnr_copy_first", {}).get(horizon)
-        cells.append(f"{decibels(model)} ({decibels(copy)})")
-    return (f"PSNR, {_HORIZONS[horizon]} (copy of the first), dB", *cells)
+def _psnr_row(blocks: Mapping[str, Any], moment: str) -> tuple[str, ...]:
+    cells = [
+        f"{block['psnr'][moment]:.1f} ({block['psnr_copy_first'][moment]:.1f})"
+        for block in blocks.values()
+    ]
+    return (f"PSNR {_MOMENTS[moment]}, dB (copied first frame)", *cells)
 
 
 def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
     """One row per stage: name, purpose, whether it ran, its minutes and its headline numbers."""
-    order = [*STAGES, *(name for name in record.stages if name not in STAGES)]
-    return [
-        {
-            "name": name.replace("_", " "),
-            "purpose": STAGES.get(name, ""),
-            "done": name in record.stages,
-            "minutes": _stage_minutes(record.stages.get(name, {})),
-            "facts": headline_facts(record.stages.get(name, {})),
-        }
-        for name in order
-    ]
+    order = dict.fromkeys([*CYCLE, *record.stages])
+    return [_stage_row(name, record.stages.get(name)) for name in order]
 
 
-def _stage_minutes(result: Mapping[str, Any]) -> str:
-    seconds = total_seconds(dict(result))
-    return NOTHING if seconds is None else number(seconds / 60)
+def _stage_row(name: str, result: Mapping[str, Any] | None) -> dict[str, Any]:
+    seconds = (result or {}).get("seconds")
+    return {
+        "name": name.replace("_", " "),
+        "purpose": STAGES.get(name, ""),
+        "done": result is not None,
+        "minutes": minutes_text(None if seconds is None else seconds / 60),
+        "facts": headline_facts(result or {}),
+    }
+
+
+_SHOWN_ELSEWHERE = ("seconds", "tp", "fp", "fn", "tn")
 
 
 def headline_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The plain numbers and words a stage recorded, without its seconds and nested blocks."""
+    """The plain numbers and words a stage recorded; what the page shows elsewhere is left out."""
     return [
         (name.replace("_", " "), number(value))
         for name, value in result.items()
-        if name != "seconds" and isinstance(value, int | float | str)
+        if name not in _SHOWN_ELSEWHERE and isinstance(value, int | float | str)
     ]
 
 
 def gates(record: RunRecord) -> list[dict[str, Any]]:
-    """Every gate of every stage: name, where, value, bound, passed; failed ones first."""
-    found = []
-    for stage, result in record.stages.items():
-        blocks = {"": result} | {k: v for k, v in result.items() if isinstance(v, dict)}
-        for block, content in blocks.items():
-            for name, gate in content.get("gates", {}).items():
-                where = f"{block} RL" if stage == "honesty" and block else stage.replace("_", " ")
-                found.append(_gate(name, where, gate))
+    """Every gate that was checked: name, where, value, bound, passed; failed ones first."""
+    found = [
+        _gate(name, f"{when} RL", gate)
+        for when, block in comparisons(record).items()
+        for name, gate in block.get("gates", {}).items()
+    ]
+    if "oracle" in record.stages:
+        oracle = record.stages["oracle"]
+        bound = record.config.get("oracle.min_gain")
+        gate = {"value": oracle["gain"], "bound": bound, "passed": oracle["passed"]}
+        found.append(_gate("oracle gain", "real environment", gate))
     return sorted(found, key=lambda gate: gate["passed"])
 
 
@@ -187,6 +198,25 @@ def _gate(name: str, where: str, gate: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def confusions(record: RunRecord) -> list[dict[str, Any]]:
+    """Two-by-two counts of judged against real outcomes: title, judge, cells by tp, fp, fn, tn."""
+    found = [
+        _confusion(f"Imagined outcome, {when} RL", "imagined", block)
+        for when, block in comparisons(record).items()
+    ]
+    for name, block in record.stages.get("reward", {}).items():
+        if isinstance(block, dict) and "tp" in block:
+            found.append(_confusion(f"Reward model, held-out {name}", "predicted", block))
+    return found
+
+
+def _confusion(title: str, judge: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {key: block[key] for key in ("tp", "fp", "fn", "tn")}
+    total = max(1, sum(counts.values()))
+    cells = {key: {"count": number(n), "share": n / total} for key, n in counts.items()}
+    return {"title": title, "judge": judge, "cells": cells}
+
+
 def number(value: Any) -> str:
     """A count with thin groups of three, a measurement with three digits, words as they are."""
     if value is None:
@@ -194,15 +224,15 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f")
+        return f"{value:,}".replace(",", THIN_SPACE)
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return str(value)
 
 
+def minutes_text(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}" if value >= 0.1 else "< 0.1"
+
+
 def percent(fraction: float | None) -> str:
     return NOTHING if fraction is None else f"{100 * fraction:.1f}"
-
-
-def decibels(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}"

@@ -10,77 +10,90 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wmpo_jax.report.record import RunRecord
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.files import load_arrays
 
 SIDE = 192  # pixels; small frames are enlarged by a whole number to about this
 GAP = 6  # between left and right
 BAR = 26  # caption bar above the frames
-MAX_CLIPS = 6  # of one file: the page should stay light
+MAX_CLIPS = 8  # of one file: the page should stay light
 MAX_FRAMES = 48  # longer episodes are thinned
 FRAME_MS, LAST_MS = 140, 1200  # the end is held: it shows whether the task was solved
 _BACKGROUND, _TEXT, _TIME = (24, 27, 33), (236, 239, 244), (94, 168, 160)
 
 
 class Clip(NamedTuple):
-    """A clip ready for <img>: an animation and its last frame for those who want no motion."""
+    """A clip ready for <img>: an animation, its last frame for those who want no motion, a note."""
 
     animation: str
     still: str
     width: int
     height: int
+    note: str
 
 
 class ClipGroup(NamedTuple):
-    """The clips of one file; `left` and `right` say what the halves show."""
+    """The clips of one file."""
 
     title: str
-    left: str
-    right: str
     clips: list[Clip]
 
 
+# The stage that writes each file, and what the file shows.
+_FILES = {
+    "base_improved": ("evaluate", "Base and improved policy from the same starts"),
+    "real_imagined_before": ("gates", "Reality and imagination, same actions, before RL"),
+    "real_imagined_after": ("gates_after", "Reality and imagination, same actions, after RL"),
+}
+
+
 def clip_groups(record: RunRecord) -> list[ClipGroup]:
-    """All clips that the stages left in data/videos."""
-    return [read_clips(path) for path in record.videos]
+    """All clips that the stages left in data/videos, the known files first."""
+    order = list(_FILES)
+    paths = sorted(record.videos, key=lambda p: order.index(p.stem) if p.stem in order else 99)
+    return [group for group in map(read_clips, paths) if group.clips]
 
 
 def read_clips(path: Path) -> ClipGroup:
     """Renders one file.
 
     Args:
-      path: an .npz with `left_BTHWC` and `right_BTHWC`, uint8 of one shape, and `caption`, two
-        strings for left and right, such as `["real", "imagined"]`.
+      path: an .npz with `left_BTHWC` and `right_BTHWC`, uint8 of one shape, and `caption`, B
+        strings such as "start 7: base | WMPO" (the note before the colon may be missing).
 
     Raises:
-      UserError: an array is missing or has another shape or type.
+      UserError: the file is damaged, or an array is missing or has another shape or type.
     """
-    with np.load(path, allow_pickle=False) as file:
-        missing = {"left_BTHWC", "right_BTHWC", "caption"} - set(file.files)
-        if missing:
-            raise UserError(f"{path} lacks {', '.join(sorted(missing))}: run its stage again.")
-        left, right, caption = file["left_BTHWC"], file["right_BTHWC"], file["caption"]
-    if left.shape != right.shape or left.ndim != 5 or left.dtype != np.uint8 or caption.size != 2:
+    stage, title = _FILES.get(path.stem, (path.stem, path.stem.replace("_", " ")))
+    arrays = load_arrays(path, stage)
+    missing = {"left_BTHWC", "right_BTHWC", "caption"} - set(arrays)
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: run stage {stage} again.")
+    left, right, captions = arrays["left_BTHWC"], arrays["right_BTHWC"], arrays["caption"]
+    if left.shape != right.shape or left.dtype != np.uint8 or len(captions) != len(left):
         raise UserError(
-            f"{path} needs two uint8 stacks [B, T, H, W, 3] of one shape and two captions, "
+            f"{path} needs two uint8 stacks [B, T, H, W, 3] of one shape and B captions, "
             f"not {left.dtype}{list(left.shape)}, {right.dtype}{list(right.shape)} "
-            f"and {caption.size} captions: run its stage again."
+            f"and {len(captions)} captions: run stage {stage} again."
         )
-    names = tuple(str(name) for name in caption.ravel())
-    clips = [_clip(*pair, names) for pair in zip(left[:MAX_CLIPS], right[:MAX_CLIPS])]
-    return ClipGroup(path.stem.replace("_", " "), names[0], names[1], clips)
+    rows = zip(left[:MAX_CLIPS], right[:MAX_CLIPS], captions[:MAX_CLIPS], strict=True)
+    return ClipGroup(title, [_clip(*row) for row in rows])
 
 
-def _clip(left_THWC: np.ndarray, right_THWC: np.ndarray, captions: tuple[str, ...]) -> Clip:
-    frames = side_by_side(left_THWC, right_THWC, captions)
+def _clip(left_THWC: np.ndarray, right_THWC: np.ndarray, caption: str) -> Clip:
+    note, _, sides = str(caption).rpartition(": ")
+    left, _, right = sides.partition(" | ")
+    frames = side_by_side(left_THWC, right_THWC, (left, right))
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    options: dict[str, Any] = {"lossless": True, "method": 4}
+    # The least effort: on enlarged pixels it is far faster than the default and no larger.
+    options: dict[str, Any] = {"lossless": True, "method": 0, "quality": 0}
     animation = _data_uri(
         frames[0], save_all=True, append_images=frames[1:], duration=durations, loop=0, **options
     )
-    return Clip(animation, _data_uri(frames[-1], **options), *frames[0].size)
+    return Clip(animation, _data_uri(frames[-1], **options), *frames[0].size, note)
 
 
 def side_by_side(
-    left_THWC: np.ndarray, right_THWC: np.ndarray, captions: tuple[str, ...]
+    left_THWC: np.ndarray, right_THWC: np.ndarray, captions: tuple[str, str]
 ) -> list[Image.Image]:
     """Composes RGB frames: a caption bar, left and right enlarged, a line that shows the time.
 
@@ -94,7 +107,7 @@ def side_by_side(
     blank = Image.new("RGB", (2 * size[0] + GAP, BAR + size[1] + 3), _BACKGROUND)
     font = ImageFont.load_default(size=14)
     draw = ImageDraw.Draw(blank)
-    for caption, x in zip(captions, (0, size[0] + GAP)):
+    for caption, x in zip(captions, (0, size[0] + GAP), strict=True):
         draw.text((x + 6, BAR / 2), caption, fill=_TEXT, font=font, anchor="lm")
     frames = []
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_FRAMES)).round().astype(int))
