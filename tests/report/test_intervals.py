@@ -42,14 +42,21 @@ def test_wilson_is_symmetric_and_refuses_nonsense():
 @pytest.mark.parametrize(
     ("cells", "expected", "tolerance"),
     [
-        ((36, 12, 2, 0), (0.2, 0.0569, 0.3404), 6e-5),  # Newcombe 1998, 17, 2635-2650, method 10
-        ((14, 5, 0, 22), (0.122, 0.011, 0.226), 6e-4),  # Altman et al., Statistics with Confidence
-        ((1, 1, 7, 12), (-0.286, -0.507, -0.026), 6e-4),  # Fagerland et al. 2014, Bentur data
-        ((59, 6, 16, 80), (-0.0621, -0.1186, -0.0046), 6e-5),  # Fagerland et al. 2017, Cavo data
+        # Altman et al., Statistics with Confidence, table 6.2; interval as printed by epiR's manual
+        ((14, 5, 0, 22), (0.122, 0.011, 0.226), 6e-4),
+        # Cavo et al. 2012; interval as in the tests of Fagerland's R package contingencytables
+        ((59, 6, 16, 80), (-0.0621, -0.1186, -0.0046), 6e-5),
     ],
 )
 def test_paired_difference_matches_published_examples(cells, expected, tolerance):
     assert paired_difference(*outcomes(*cells)) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("cells", [(5, 9, 3, 4), (1, 8, 9, 2)])  # outcomes apart, and opposed
+def test_swapping_the_policies_turns_the_interval_round(cells):
+    before, after = outcomes(*cells)
+    estimate, low, high = paired_difference(before, after)
+    assert paired_difference(after, before) == pytest.approx((-estimate, -high, -low))
 
 
 def test_pairs_that_all_agree_still_leave_doubt():
