@@ -1,7 +1,7 @@
-"""Golden tensors: inputs, weights and outputs of the original PyTorch modules, and how to read them.
+"""Golden tensors: inputs, weights and outputs of the original PyTorch modules, and how to read.
 
-The files are described in the golden README that comes with them. `WMPO_GOLDEN` names another folder
-(other random sizes, same file names); the default is the copy in this repository.
+The files are described in the golden README that comes with them. `WMPO_GOLDEN` names another
+folder (other random sizes, same kinds of file); the default is the copy in this repository.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 DEFAULT_FOLDER = Path(__file__).parent / "data"
 
@@ -27,9 +28,8 @@ def golden_files(prefix: str) -> list[Path]:
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors by name, and the metadata with every JSON value decoded (other values stay text)."""
     with safe_open(path, "np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
         metadata = {name: _decode(text) for name, text in (file.metadata() or {}).items()}
-    return tensors, metadata
+    return load_file(path), metadata
 
 
 def _decode(text: str) -> Any:

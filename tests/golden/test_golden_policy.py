@@ -5,12 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
+from wmpo_jax.algorithm.grpo import policy_loss, token_log_probs, token_mask
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.models.vla import VLA, LlamaConfig, ViTConfig, VLAConfig, action_tokens
+from wmpo_jax.models.vla import LlamaConfig, ViTConfig, VLAConfig, action_tokens
 from wmpo_jax.models.vla.llama import rotary_angles
 from wmpo_jax.models.vla.weights import dead_names, load_state_dict, name_table, to_state_dict
 
@@ -42,7 +44,7 @@ def _mask_name(prefix):
 
 
 def config_from_metadata(sizes):
-    vit = dict(image_size=sizes["img"], patch=sizes["patch"])
+    vit = {"image_size": sizes["img"], "patch": sizes["patch"]}
     return VLAConfig(
         dino=ViTConfig(
             **vit,
@@ -126,9 +128,7 @@ def test_golden_vision(golden):
 def test_golden_hidden_states(golden):
     """Our padding lies inside the prompt, theirs behind the stop token: compare by position."""
     policy, (prompt, length) = golden.policy, golden.prompts("in")
-    embeds = policy.embed_sequence(
-        policy.encode_images(golden.pixels("in.pixel_values")), prompt
-    )
+    embeds = policy.embed_sequence(policy.encode_images(golden.pixels("in.pixel_values")), prompt)
     positions, mask = policy.positions(prompt.shape[1], length)
     rows, columns = np.nonzero(mask)
     theirs = np.asarray(positions)[rows, columns]
@@ -144,9 +144,7 @@ def test_golden_hidden_states(golden):
         (layer0, "llm_layer0", 1e-3),
         (final, "final_hidden", 1e-3),
     ):
-        close(
-            np.asarray(ours)[rows, columns], golden[f"out.rollout.{name}"][rows, theirs], atol
-        )
+        close(np.asarray(ours)[rows, columns], golden[f"out.rollout.{name}"][rows, theirs], atol)
 
 
 def test_golden_rollout(golden):
@@ -190,7 +188,9 @@ def test_golden_action_tokens(golden):
 
 
 def statistics(golden):
-    return ActionStatistics.from_json(golden.meta["norm_stats"][golden.meta["unnorm_key"]]["action"])
+    return ActionStatistics.from_json(
+        golden.meta["norm_stats"][golden.meta["unnorm_key"]]["action"]
+    )
 
 
 def test_golden_unnormalise(golden):
@@ -208,13 +208,13 @@ def trajectory_log_probs(policy, golden, temperature):
     logits = policy(
         pixels.reshape(-1, *pixels.shape[2:]), prompt.reshape(batch * chunks, -1), length.ravel()
     )
-    log_probs = jax.nn.log_softmax(logits.reshape(batch, -1, config.n_action_classes) / temperature)
-    taken = jnp.asarray(golden["in.traj.responses"].reshape(batch, -1, 1))
-    chosen = jnp.take_along_axis(log_probs, taken - config.action_token_begin, axis=-1)[..., 0]
-    entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
-    n_tokens = golden["in.traj.finish_step"][:, None] * config.action_dim
-    mask = jnp.arange(chosen.shape[1])[None] < jnp.asarray(n_tokens)
-    return chosen * mask, entropy * mask, mask
+    classes = jnp.asarray(golden["in.traj.responses"] - config.action_token_begin)
+    log_prob, entropy = token_log_probs(
+        logits.reshape(batch, -1, config.n_action_classes), classes.reshape(batch, -1), temperature
+    )
+    finish_step = jnp.asarray(golden["in.traj.finish_step"])
+    mask = token_mask(finish_step, log_prob.shape[1], config.action_dim)
+    return log_prob * mask, entropy * mask, mask
 
 
 @pytest.mark.parametrize("suffix, temperature", [("", 1.6), ("_t1.0", 1.0)])
@@ -222,3 +222,68 @@ def test_golden_trajectory_log_probs(golden, suffix, temperature):
     log_prob, entropy, _ = trajectory_log_probs(golden.policy, golden, temperature)
     close(log_prob, golden[f"out.traj.log_probs{suffix}"], 5e-4)
     close(entropy, golden[f"out.traj.entropy{suffix}"], 5e-4)
+
+
+def test_golden_update(golden):
+    """The original actor's update: loss, gradients, and the parameters after one AdamW step."""
+    graphdef, params = nnx.split(golden.policy)
+    advantage, old = golden["in.update.advantages"], golden["in.update.old_log_probs"]
+    actor, optimiser = golden.meta["actor_config"], golden.meta["optimiser"]
+    clips = actor["clip_ratio_low"], actor["clip_ratio_high"]
+
+    def loss(params):
+        policy = nnx.merge(graphdef, params)
+        log_prob, _, mask = trajectory_log_probs(policy, golden, golden.meta["temperature"])
+        each = [
+            policy_loss(log_prob[i : i + 1], old[i : i + 1], advantage[i : i + 1], m[None], *clips)
+            for i, m in enumerate(mask)
+        ]
+        return policy_loss(log_prob, old, advantage, mask, *clips)[0], each
+
+    gradient, each = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for ours, name in (
+        ([value for value, _ in each], "pg_loss"),
+        ([metrics.clip_fraction for _, metrics in each], "pg_clipfrac"),
+        ([metrics.kl for _, metrics in each], "ppo_kl"),
+        ([optax.tree.norm(gradient)], "grad_norm"),
+    ):
+        np.testing.assert_allclose(ours, golden[f"out.update.actor.{name}"], rtol=1e-4, atol=1e-6)
+
+    gradients = to_state_dict(gradient, golden.config)
+    check_gradients(golden, gradients)
+
+    tx = optax.chain(
+        optax.clip_by_global_norm(optimiser["grad_clip"]),
+        optax.adamw(
+            optimiser["lr"],
+            *optimiser["betas"],
+            eps=optimiser["eps"],
+            weight_decay=optimiser["weight_decay"],
+        ),
+    )
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    after = to_state_dict(jax.tree.map(jnp.add, params, updates), golden.config)
+    for name, theirs in with_prefix(golden, "out.update.param_after."):
+        # Where the gradient is rounding noise, Adam's first step is lr times a random sign. The
+        # key third of a qkv bias is such a place: softmax does not notice it.
+        sure = np.abs(gradients[name]) > 1e-4 * np.abs(gradients[name]).max()
+        assert sure.mean() > 0.6
+        close(np.where(sure, after[name], theirs), theirs, 1e-5)
+
+
+def check_gradients(golden, gradients):
+    begin = golden.config.action_token_begin
+    for name, theirs in with_prefix(golden, "out.update.grad_before_clip."):
+        ours = gradients[name.removeprefix("rows.")]
+        if name.startswith("rows."):
+            ours = ours[begin : begin + golden.config.n_action_classes]
+        close(ours, theirs, 1e-3 * np.abs(theirs).max())
+    norms = golden.meta["grad_norms_by_name"]
+    for name, norm in norms.items():
+        np.testing.assert_allclose(np.linalg.norm(gradients[name]), norm, rtol=1e-3, atol=1e-6)
+    assert set(norms) | set(golden.meta["params_without_grad"]) == golden.state_dict.keys()
+    assert name_table(golden.config).keys() == norms.keys()
+
+
+def with_prefix(golden, prefix):
+    return [(n.removeprefix(prefix), t) for n, t in golden.tensors.items() if n.startswith(prefix)]

@@ -81,10 +81,11 @@ def centre_crop(frame_BHWC: jax.Array, area: float, size: int) -> jax.Array:
     """uint8 -> uint8 [B, size, size, C]: TensorFlow's crop_and_resize of the centred box.
 
     Bilinear with aligned corners and without antialiasing; back to uint8 by truncating x * 255.5.
+    Truncation shows every rounding error, so this follows TensorFlow operation by operation.
     """
-    rows_OH = crop_weights(frame_BHWC.shape[1], size, area)
-    columns_OW = crop_weights(frame_BHWC.shape[2], size, area)
-    cropped = _separable(frame_BHWC.astype(jnp.float32) / 255.0, rows_OH, columns_OW)
+    unit_BHWC = frame_BHWC.astype(jnp.float32) * np.float32(1.0 / 255.0)
+    columns = _sample_linearly(unit_BHWC, crop_places(frame_BHWC.shape[2], size, area), axis=2)
+    cropped = _sample_linearly(columns, crop_places(frame_BHWC.shape[1], size, area), axis=1)
     return (jnp.clip(cropped, 0.0, 1.0) * 255.5).astype(jnp.uint8)
 
 
@@ -99,7 +100,7 @@ def normalise_twice(
 
 
 def lanczos3_weights(n_in: int, n_out: int) -> np.ndarray:
-    """float32 [n_out, n_in]: half-pixel centres, the kernel widened when shrinking, rows sum to 1."""
+    """float32 [n_out, n_in]: half-pixel centres, kernel widened when shrinking, rows sum to 1."""
     scale = n_in / n_out
     centre_O = (np.arange(n_out) + 0.5) * scale
     distance_OI = (np.arange(n_in)[None] + 0.5 - centre_O[:, None]) / max(scale, 1.0)
@@ -107,17 +108,29 @@ def lanczos3_weights(n_in: int, n_out: int) -> np.ndarray:
     return (kernel_OI / kernel_OI.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def crop_weights(n_in: int, n_out: int, area: float) -> np.ndarray:
-    """float32 [n_out, n_in]: bilinear weights of n_out points spread over the centred box."""
-    side = np.sqrt(area)
-    step = side * (n_in - 1) / (n_out - 1)
-    place_O = (1.0 - side) / 2.0 * (n_in - 1) + np.arange(n_out) * step
-    distance_OI = np.abs(np.arange(n_in)[None] - place_O[:, None])
-    return np.maximum(0.0, 1.0 - distance_OI).astype(np.float32)
+def crop_places(n_in: int, n_out: int, area: float) -> np.ndarray:
+    """float32 [n_out]: where along an axis of n_in pixels the centred box is sampled.
+
+    (1 - s)/2 (n_in - 1) + i s (n_in - 1)/(n_out - 1) with s = sqrt(area), in float32 throughout.
+    """
+    one, last = np.float32(1.0), np.float32(n_in - 1)
+    side = np.sqrt(np.float32(area))
+    begin = (one - side) / np.float32(2.0)
+    step = (one - begin - begin) * last / np.float32(n_out - 1)
+    return begin * last + np.arange(n_out, dtype=np.float32) * step
+
+
+def _sample_linearly(image_BHWC: jax.Array, place_O: np.ndarray, axis: int) -> jax.Array:
+    low_O = np.floor(place_O)
+    high_O = np.minimum(np.ceil(place_O), image_BHWC.shape[axis] - 1)
+    fraction_O = np.expand_dims(place_O - low_O, [i for i in range(4) if i != axis])
+    low = jnp.take(image_BHWC, low_O.astype(np.int32), axis=axis)
+    high = jnp.take(image_BHWC, high_O.astype(np.int32), axis=axis)
+    return low + (high - low) * fraction_O
 
 
 def _separable(image_BHWC: jax.Array, rows_OH: np.ndarray, columns_OW: np.ndarray) -> jax.Array:
-    """Rows then columns, in full float32 on every device: the stages round to uint8."""
+    """Rows then columns, in full float32 on every device: the stage rounds to uint8."""
     precision = jax.lax.Precision.HIGHEST
     image_BHWC = jnp.einsum("oh,bhwc->bowc", rows_OH, image_BHWC, precision=precision)
     return jnp.einsum("ow,bhwc->bhoc", columns_OW, image_BHWC, precision=precision)

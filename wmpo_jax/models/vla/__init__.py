@@ -1,4 +1,4 @@
-"""The policy: two vision towers, a projector and a bidirectional Llama that emits a chunk of actions."""
+"""The policy: two vision towers, a projector and a bidirectional Llama that emits action chunks."""
 
 from wmpo_jax.models.vla.config import LlamaConfig, ViTConfig, VLAConfig
 from wmpo_jax.models.vla.policy import VLA

@@ -1,8 +1,8 @@
 """Actions as classes and back, exactly as OpenVLA bins them (wmpo.md 2.5).
 
 V bin edges divide [-1, 1] into V - 1 intervals, and an action becomes the number d of edges at or
-below it. The class is k = V - d, so a LARGER class is a SMALLER action. There are only V - 1 interval
-centres: classes 0 (an action of exactly 1) and 1 both decode to the largest.
+below it. The class is k = V - d, so a LARGER class is a SMALLER action. There are only V - 1
+interval centres: classes 0 (an action of exactly 1) and 1 both decode to the largest.
 """
 
 from types import ModuleType
@@ -47,9 +47,9 @@ def decode(classes: jax.Array | np.ndarray, n_classes: int) -> jax.Array | np.nd
 def soft_targets(actions_BKA: jax.Array, sigma_bins: float, n_classes: int) -> jax.Array:
     """Ordinal labels: a Gaussian over the classes around the action, normalised to sum to 1.
 
-    target_k is proportional to exp(-(V - 1 - k - u)^2 / (2 sigma^2)), where u is the action measured
-    in intervals (u = i at the centre of interval i). Neighbouring bins are nearly right, and saying
-    so saves demonstrations; the reference uses hard labels, which is sigma 0.
+    target_k is proportional to exp(-(V - 1 - k - u)^2 / (2 sigma^2)), where u is the action
+    measured in intervals (u = i at the centre of interval i). Neighbouring bins are nearly right,
+    and saying so saves demonstrations; the reference uses hard labels, which is sigma 0.
 
     Args:
       actions_BKA: normalised actions, clipped to [-1, 1].

@@ -1,6 +1,6 @@
 """Sizes of the policy, from the laptop preset to OpenVLA-OFT 7B."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -96,10 +96,10 @@ class VLAConfig:
         cls, action_dim: int, chunk: int, *, patch: int = 8, n_action_classes: int = 64
     ) -> "VLAConfig":
         """32 x 32 images, under a million parameters: learns on a laptop."""
-        tower = dict(image_size=32, patch=patch, width=64, depth=3, heads=2, mlp_width=128)
+        siglip = ViTConfig(image_size=32, patch=patch, width=64, depth=3, heads=2, mlp_width=128)
         return cls(
-            dino=ViTConfig(**tower, class_token=True, registers=1, layer_scale=True),
-            siglip=ViTConfig(**tower),
+            dino=replace(siglip, class_token=True, registers=1, layer_scale=True),
+            siglip=siglip,
             llama=LlamaConfig(
                 vocab_size=TINY_TEXT_TOKENS + n_action_classes,
                 width=128,

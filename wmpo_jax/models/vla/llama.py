@@ -5,6 +5,7 @@ anywhere. Otherwise it is Llama-2: RMSNorm, half-split rotary positions, SwiGLU,
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +33,17 @@ class RMSNorm(nnx.Module):
 
 class LlamaBlock(nnx.Module):
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
-        linear = dict(use_bias=False, dtype=config.dtype, rngs=rngs)
+        linear = partial(nnx.Linear, use_bias=False, dtype=config.dtype, rngs=rngs)
         width, mlp_width = config.width, config.mlp_width
         self.input_norm = RMSNorm(config)
-        self.q_proj = nnx.Linear(width, width, **linear)
-        self.k_proj = nnx.Linear(width, width, **linear)
-        self.v_proj = nnx.Linear(width, width, **linear)
-        self.o_proj = nnx.Linear(width, width, **linear)
+        self.q_proj = linear(width, width)
+        self.k_proj = linear(width, width)
+        self.v_proj = linear(width, width)
+        self.o_proj = linear(width, width)
         self.post_attention_norm = RMSNorm(config)
-        self.gate_proj = nnx.Linear(width, mlp_width, **linear)
-        self.up_proj = nnx.Linear(width, mlp_width, **linear)
-        self.down_proj = nnx.Linear(mlp_width, width, **linear)
+        self.gate_proj = linear(width, mlp_width)
+        self.up_proj = linear(width, mlp_width)
+        self.down_proj = linear(mlp_width, width)
         self.heads = config.heads
 
     def __call__(

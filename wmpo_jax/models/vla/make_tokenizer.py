@@ -1,8 +1,8 @@
 """Makes tokenizer_tiny.json: `python -m wmpo_jax.models.vla.make_tokenizer`.
 
-A SentencePiece-style BPE like Llama-2's (BOS 1, EOS 2, "▁" for spaces, byte fallback for whatever it
-has not seen), trained on the sentences of a table top. The words around the instruction are one piece
-each: they never change, and on a CPU every token of the sequence costs.
+A SentencePiece-style BPE like Llama-2's (BOS 1, EOS 2, "▁" for spaces, byte fallback for whatever
+it has not seen), trained on the sentences of a table top. What stands before and after the
+instruction is one piece each: it never changes, and on a CPU every token of the sequence costs.
 """
 
 import itertools
@@ -17,11 +17,54 @@ from wmpo_jax.models.vla.tokenizer import TINY_TOKENIZER, prompt_text
 SPECIAL = ("<unk>", "<s>", "</s>", "<PAD>")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-COLOURS = "red blue green yellow white black purple orange".split()
-THINGS = "block cube pad zone peg hole ring cup drawer button bowl plate ball box lid".split()
-ACTIONS = "press push lift grasp turn open close touch pull move pick slide reach".split()
-RELATIONS = "on on_top_of in into onto to under behind beside left_of right_of through".split()
-TWO_THINGS = "push stack put insert place move".split()
+COLOURS = ("red", "blue", "green", "yellow", "white", "black", "purple", "orange")
+THINGS = (
+    "block",
+    "cube",
+    "pad",
+    "zone",
+    "peg",
+    "hole",
+    "ring",
+    "cup",
+    "drawer",
+    "button",
+    "bowl",
+    "plate",
+    "ball",
+    "box",
+    "lid",
+)
+ACTIONS = (
+    "press",
+    "push",
+    "lift",
+    "grasp",
+    "turn",
+    "open",
+    "close",
+    "touch",
+    "pull",
+    "move",
+    "pick",
+    "slide",
+    "reach",
+)
+RELATIONS = (
+    "on",
+    "on top of",
+    "in",
+    "into",
+    "onto",
+    "to",
+    "under",
+    "behind",
+    "beside",
+    "left of",
+    "right of",
+    "through",
+)
+TWO_THINGS = ("push", "stack", "put", "insert", "place", "move")
 
 
 def sentences() -> list[str]:
@@ -29,7 +72,7 @@ def sentences() -> list[str]:
     objects = [*THINGS, *(f"{colour} {thing}" for colour in COLOURS for thing in THINGS)]
     one = [f"{verb} the {thing}" for verb in ACTIONS for thing in objects]
     two = [
-        f"{verb} the {first} {relation.replace('_', ' ')} the {second}"
+        f"{verb} the {first} {relation} the {second}"
         for verb, relation, first, second in itertools.product(
             TWO_THINGS, RELATIONS, THINGS, THINGS
         )

@@ -4,9 +4,11 @@ Sequence, in the order of the rotary positions (wmpo.md 2.3):
 
     [BOS] [P patches] [rest of the prompt] [K*A zero vectors] [stop] [padding]
 
-The K*A slots are ZERO vectors, told apart only by their positions. The scores of a slot are read one
-position earlier, so those of the first action stand on the last token of the prompt.
+The K*A slots are ZERO vectors, told apart only by their positions. The scores of a slot are read
+one position earlier, so those of the first action stand on the last token of the prompt.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +20,14 @@ from wmpo_jax.models.vla.vision import ViT
 
 
 class Projector(nnx.Module):
-    """Linear-GELU-Linear-GELU-Linear from the two towers' features to the language model's width."""
+    """Linear-GELU-Linear-GELU-Linear from both towers' features to the language model's width."""
 
     def __init__(self, config: VLAConfig, *, rngs: nnx.Rngs):
-        linear = dict(dtype=config.llama.dtype, rngs=rngs)
+        linear = partial(nnx.Linear, dtype=config.llama.dtype, rngs=rngs)
         features, width = config.dino.width + config.siglip.width, config.llama.width
-        self.fc1 = nnx.Linear(features, config.projector_width, **linear)
-        self.fc2 = nnx.Linear(config.projector_width, width, **linear)
-        self.fc3 = nnx.Linear(width, width, **linear)
+        self.fc1 = linear(features, config.projector_width)
+        self.fc2 = linear(config.projector_width, width)
+        self.fc3 = linear(width, width)
 
     def __call__(self, features_BPD: jax.Array) -> jax.Array:
         hidden = nnx.gelu(self.fc1(features_BPD), approximate=False)
@@ -59,9 +61,7 @@ class VLA(nnx.Module):
         Returns:
           logits_BKAV: float32 scores of the V action classes; larger class = smaller action.
         """
-        return self.logits_from_patches(
-            self.encode_images(pixels_BHWC), prompt_BL, prompt_length_B
-        )
+        return self.logits_from_patches(self.encode_images(pixels_BHWC), prompt_BL, prompt_length_B)
 
     def encode_images(self, pixels_BHWC: jax.Array) -> jax.Array:
         """pixels_BHWC [B, size, size, 6] -> patches_BPD in the language model's width."""
@@ -130,7 +130,7 @@ class VLA(nnx.Module):
         )
 
     def _read_slots(self, prompt_width: int, prompt_length_B: jax.Array | None) -> Read:
-        """Picks the K*A tokens that carry the scores: last of the prompt, then all slots but one."""
+        """Picks the K*A tokens that carry scores: last of the prompt, then all slots but one."""
         n_patches = self.config.dino.n_patches
         first_slot = n_patches + prompt_width
         end = first_slot + self.config.chunk * self.config.action_dim - 1

@@ -10,8 +10,8 @@ from wmpo_jax.runtime.errors import UserError
 
 TINY_TOKENIZER = Path(__file__).parent / "tokenizer_tiny.json"
 BOS = 1
-# Llama-2's id of a lone space. In SFT the prompt is "Out: " followed by the action text, which leaves
-# this token behind; a prompt that does not end with it gets it appended (wmpo.md 2.3).
+# Llama-2's id of a lone space. In SFT the prompt is "Out: " followed by the action text, which
+# leaves this token behind; a prompt that does not end with it gets it appended (wmpo.md 2.3).
 LLAMA2_LONE_SPACE = 29_871
 
 
@@ -36,7 +36,7 @@ class PromptTokenizer:
         pad = self._tokenizer.token_to_id("<PAD>")
         if pad is None:
             raise UserError(
-                f"The tokenizer {path} has no <PAD> token; use the tokenizer.json that OpenVLA ships."
+                f"The tokenizer {path} has no <PAD> token; use the tokenizer.json of OpenVLA."
             )
         self.pad = pad
         self.vocab_size = self._tokenizer.get_vocab_size()

@@ -5,6 +5,8 @@ tokens (wmpo.md 2.2, golden README 5). The last block, the final norm and SigLIP
 are dead, so they do not exist here; `weights.dead_names` knows what they are called.
 """
 
+from functools import partial
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -40,16 +42,20 @@ class ViTBlock(nnx.Module):
     """x + attention(norm x), then x + mlp(norm x); both branches may carry a layer scale."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        linear = dict(dtype=config.dtype, rngs=rngs)
-        norm = dict(
-            epsilon=LAYER_NORM_EPS, dtype=config.dtype, use_fast_variance=False, rngs=rngs
+        linear = partial(nnx.Linear, dtype=config.dtype, rngs=rngs)
+        norm = partial(
+            nnx.LayerNorm,
+            epsilon=LAYER_NORM_EPS,
+            use_fast_variance=False,
+            dtype=config.dtype,
+            rngs=rngs,
         )
-        self.norm1 = nnx.LayerNorm(config.width, **norm)
-        self.qkv = nnx.Linear(config.width, 3 * config.width, **linear)
-        self.proj = nnx.Linear(config.width, config.width, **linear)
-        self.norm2 = nnx.LayerNorm(config.width, **norm)
-        self.fc1 = nnx.Linear(config.width, config.mlp_width, **linear)
-        self.fc2 = nnx.Linear(config.mlp_width, config.width, **linear)
+        self.norm1 = norm(config.width)
+        self.qkv = linear(config.width, 3 * config.width)
+        self.proj = linear(config.width, config.width)
+        self.norm2 = norm(config.width)
+        self.fc1 = linear(config.width, config.mlp_width)
+        self.fc2 = linear(config.mlp_width, config.width)
         gain = jnp.ones(config.width)
         self.scale1 = nnx.Param(gain) if config.layer_scale else None
         self.scale2 = nnx.Param(gain) if config.layer_scale else None
@@ -68,7 +74,7 @@ class ViTBlock(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """image_BHWC float [B, size, size, 3], normalised -> features_BPD of the second-to-last block."""
+    """image_BHWC float [B, size, size, 3], normalised -> features_BPD, second-to-last block."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         small = nnx.initializers.normal(0.02)

@@ -2,8 +2,8 @@
 
 Original names are those of the Hugging Face checkpoint: `vision_backbone.featurizer.*` is DINOv2,
 `vision_backbone.fused_featurizer.*` is SigLIP. Torch keeps linear weights as [out, in] and
-convolutions as OIHW; ours are [in, out] and HWIO. Embeddings and the head are [vocabulary, width] in
-both. What the network never computes with is listed by `dead_names`.
+convolutions as OIHW; ours are [in, out] and HWIO. Embeddings and the head are [vocabulary, width]
+in both. What the network never computes with is listed by `dead_names`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +12,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.typing import PathParts
 
 from wmpo_jax.models.vla.config import ViTConfig, VLAConfig
 from wmpo_jax.models.vla.policy import VLA
 from wmpo_jax.runtime.errors import UserError
-
-Path = tuple[str | int, ...]
 
 
 class Layout(NamedTuple):
@@ -33,7 +32,7 @@ CONV = Layout(lambda oihw: oihw.transpose(2, 3, 1, 0), lambda hwio: hwio.transpo
 
 
 class Entry(NamedTuple):
-    path: Path
+    path: PathParts
     layout: Layout
 
 
@@ -95,7 +94,7 @@ def to_state_dict(params: nnx.State, config: VLAConfig) -> dict[str, np.ndarray]
 def _check(
     tensors: Mapping[str, np.ndarray],
     table: Mapping[str, Entry],
-    variables: Mapping[Path, nnx.Variable],
+    variables: Mapping[PathParts, nnx.Variable],
     config: VLAConfig,
 ) -> None:
     problems = [f"missing {name}" for name in table if name not in tensors]
@@ -115,7 +114,7 @@ def _check(
         )
 
 
-def _linear(name: str, path: Path) -> Iterator[tuple[str, Entry]]:
+def _linear(name: str, path: PathParts) -> Iterator[tuple[str, Entry]]:
     yield f"{name}.weight", Entry((*path, "kernel"), LINEAR)
     yield f"{name}.bias", Entry((*path, "bias"), SAME)
 
@@ -133,7 +132,7 @@ def _vit_entries(prefix: str, tower: str, config: ViTConfig) -> Iterator[tuple[s
 
 
 def _block_entries(
-    prefix: str, path: Path, config: ViTConfig, index: int
+    prefix: str, path: PathParts, config: ViTConfig, index: int
 ) -> Iterator[tuple[str, Entry]]:
     block = f"{prefix}.blocks.{index}"
     for norm in ("norm1", "norm2"):

@@ -1,0 +1,74 @@
+"""Frames reach the policy as in the original pipeline, after the JPEG (golden README 7)."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden.loader import golden_files, load
+from wmpo_jax.data.transforms import (
+    ImageTransform,
+    ImageTransformConfig,
+    centre_crop,
+    lanczos3_resize,
+    lanczos3_weights,
+    normalise_twice,
+)
+
+SIZE, AREA = 224, 0.9
+
+
+@pytest.fixture(params=golden_files("preproc"), ids=lambda path: path.stem, scope="module")
+def golden(request):
+    return load(request.param)
+
+
+def assert_same_pixels(actual, desired):
+    """uint8 images agree; float rounding may move a few values in a hundred thousand by one."""
+    difference = np.abs(np.asarray(actual).astype(int) - desired)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 2e-4
+
+
+@pytest.mark.parametrize(
+    "source, result", [("out.jpeg_roundtrip", "resized"), ("in.image", "resized_without_jpeg")]
+)
+def test_golden_resize(golden, source, result):
+    tensors, _ = golden
+    resized = lanczos3_resize(jnp.asarray(tensors[source])[None], SIZE)[0]
+    assert_same_pixels(resized, tensors[f"out.{result}"])
+
+
+def test_golden_resize_before_rounding(golden):
+    tensors, _ = golden
+    image = tensors["out.jpeg_roundtrip"].astype(np.float64)
+    rows, columns = (lanczos3_weights(n, SIZE) for n in image.shape[:2])
+    resized = np.einsum("oh,hwc,pw->opc", rows, image, columns, optimize=True)
+    np.testing.assert_allclose(resized, tensors["out.resized_float"], atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    "source, result", [("out.resized", "cropped"), ("in.image", "cropped_direct_from_256")]
+)
+def test_golden_crop(golden, source, result):
+    tensors, _ = golden
+    cropped = centre_crop(jnp.asarray(tensors[source])[None], AREA, SIZE)[0]
+    np.testing.assert_array_equal(cropped, tensors[f"out.{result}"])
+
+
+def test_golden_pixel_values(golden):
+    tensors, metadata = golden
+    means, stds = metadata["processor"]["mean"], metadata["processor"]["std"]
+    pixels = normalise_twice(jnp.asarray(tensors["out.cropped"])[None], means, stds)[0]
+    theirs = np.moveaxis(tensors["out.pixel_values"], 0, -1)
+    np.testing.assert_allclose(pixels, theirs, atol=1e-5)
+
+
+def test_golden_whole_transform(golden):
+    """All stages in one call: a pixel that was rounded the other way is one level off."""
+    tensors, _ = golden
+    transform = ImageTransform(ImageTransformConfig(SIZE, lanczos_resize=True, crop_area=AREA))
+    pixels = transform(jnp.asarray(tensors["out.jpeg_roundtrip"])[None])[0]
+    difference = np.abs(pixels - np.moveaxis(tensors["out.pixel_values"], 0, -1))
+    one_level = 1 / 255 / 0.224
+    assert difference.max() < one_level + 1e-4
+    assert (difference > 1e-4).mean() < 1e-3
