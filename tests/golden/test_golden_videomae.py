@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
-from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig, first_success, score_windows
+from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig, find_success, score_windows
 from wmpo_jax.models.videomae import preprocess as pixels
 from wmpo_jax.models.videomae.model import sine_positions
 from wmpo_jax.models.videomae.weights import from_hugging_face, to_hugging_face
@@ -121,7 +121,7 @@ def test_golden_window_scan(golden):
     logits = jax.jit(lambda v: score_windows(model, v, min_steps=scan["min_steps"]))(video)
     prob = jax.nn.sigmoid(logits)
     np.testing.assert_allclose(prob, tensors["out.videos.window_probs"], **CLOSE)
-    complete, finish_step = first_success(
+    complete, finish_step = find_success(
         prob[..., 1], tensors["in.threshold"], window=scan["window"], min_steps=scan["min_steps"]
     )
     np.testing.assert_array_equal(complete, tensors["out.videos.complete"].astype(bool))

@@ -14,7 +14,7 @@ def to_model_range(pixels: jax.Array) -> jax.Array:
 
 
 def to_uint8(images: jax.Array) -> jax.Array:
-    """Float images, [-1, 1] -> uint8, any shape; truncates, as the reference does (it does not round)."""
+    """Float images, [-1, 1] -> uint8, any shape; truncates like the reference, does not round."""
     return jnp.clip((images * 0.5 + 0.5) * 255.0, 0.0, 255.0).astype(jnp.uint8)
 
 

@@ -27,6 +27,9 @@ class AutoencoderKLConfig:
       norm_num_groups: groups of each GroupNorm; must divide every entry of block_out_channels.
       scaling_factor: latents are multiplied by it, so that the world model sees about unit scale.
       mid_attention: self-attention between the two residual blocks of the mid blocks.
+      patch_size: squares of this side become channels before the first convolution and pixels
+        after the last; 1 in the released model. With 2 a tiny model has no layers at full
+        resolution, where a CPU would spend most of its time.
       dtype: compute dtype; parameters are float32.
     """
 
@@ -36,12 +39,18 @@ class AutoencoderKLConfig:
     norm_num_groups: int
     scaling_factor: float
     mid_attention: bool = True
+    patch_size: int = 1
     dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
 
     @property
     def downsampling(self) -> int:
         """Image pixels per latent pixel, along one side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def patch_channels(self) -> int:
+        """Channels of the first convolution's input and of the last one's output."""
+        return IMAGE_CHANNELS * self.patch_size**2
 
     @classmethod
     def sdxl(cls, dtype: jnp.dtype = jnp.bfloat16) -> "AutoencoderKLConfig":  # pyright: ignore
@@ -51,7 +60,7 @@ class AutoencoderKLConfig:
     @classmethod
     def tiny(cls) -> "AutoencoderKLConfig":
         """32x32 pixels -> 8x8x4 latents; made for a CPU, see the README for timings."""
-        return cls((16, 32, 64), 1, 4, 8, 1.0, mid_attention=False)
+        return cls((32, 32), 1, 4, 8, 1.0, mid_attention=False, patch_size=2)
 
 
 class Encoder(nnx.Module):
@@ -60,11 +69,13 @@ class Encoder(nnx.Module):
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         channels, groups, dtype = config.block_out_channels, config.norm_num_groups, config.dtype
         self.conv_in = layers.conv(
-            IMAGE_CHANNELS, channels[0], 3, padding=1, dtype=dtype, rngs=rngs
+            config.patch_channels, channels[0], 3, padding=1, dtype=dtype, rngs=rngs
         )
         self.down_blocks = nnx.List(
             EncoderBlock(before, after, config, downsample=level + 1 < len(channels), rngs=rngs)
-            for level, (before, after) in enumerate(zip(channels[:1] + channels, channels))
+            for level, (before, after) in enumerate(
+                zip(channels[:1] + channels[:-1], channels, strict=True)
+            )
         )
         self.mid_block = layers.MidBlock(
             channels[-1], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
@@ -130,11 +141,13 @@ class Decoder(nnx.Module):
         )
         self.up_blocks = nnx.List(
             DecoderBlock(before, after, config, upsample=level + 1 < len(channels), rngs=rngs)
-            for level, (before, after) in enumerate(zip(channels[:1] + channels, channels))
+            for level, (before, after) in enumerate(
+                zip(channels[:1] + channels[:-1], channels, strict=True)
+            )
         )
         self.conv_norm_out = layers.GroupNorm(channels[-1], groups, dtype=dtype)
         self.conv_out = layers.conv(
-            channels[-1], IMAGE_CHANNELS, 3, padding=1, dtype=dtype, rngs=rngs
+            channels[-1], config.patch_channels, 3, padding=1, dtype=dtype, rngs=rngs
         )
 
     def __call__(self, latents_BHWC: jax.Array) -> jax.Array:
@@ -200,14 +213,15 @@ class AutoencoderKL(nnx.Module):
         Returns:
           mean_BHWC, logvar_BHWC: float32, latent size; logvar is clamped to [-30, 20].
         """
-        moments = self.quant_conv(self.encoder(images_BHWC)).astype(jnp.float32)
+        patches_BHWC = space_to_depth(images_BHWC, self.config.patch_size)
+        moments = self.quant_conv(self.encoder(patches_BHWC)).astype(jnp.float32)
         mean_BHWC, logvar_BHWC = jnp.split(moments, 2, axis=-1)
         return mean_BHWC, jnp.clip(logvar_BHWC, *LOGVAR_RANGE)
 
     def sample_posterior(
         self, mean_BHWC: jax.Array, logvar_BHWC: jax.Array, key: jax.Array
     ) -> jax.Array:
-        """One scaled latent from the posterior: the world model is trained on samples, not means."""
+        """A scaled latent from the posterior: the world model is trained on samples, not means."""
         noise_BHWC = jax.random.normal(key, mean_BHWC.shape, mean_BHWC.dtype)
         return self.scale_latents(mean_BHWC, logvar_BHWC, noise_BHWC)
 
@@ -221,7 +235,23 @@ class AutoencoderKL(nnx.Module):
     def decode(self, latents_BHWC: jax.Array) -> jax.Array:
         """Scaled latents -> float32 images, about [-1, 1] (not clipped)."""
         z_BHWC = self.post_quant_conv(latents_BHWC / self.config.scaling_factor)
-        return self.decoder(z_BHWC).astype(jnp.float32)
+        images_BHWC = depth_to_space(self.decoder(z_BHWC), self.config.patch_size)
+        return images_BHWC.astype(jnp.float32)
+
+
+def space_to_depth(x_BHWC: jax.Array, side: int) -> jax.Array:
+    """(B, H, W, C) -> (B, H / side, W / side, side * side * C)."""
+    batch, height, width, channels = x_BHWC.shape
+    rows, columns = height // side, width // side
+    squares = x_BHWC.reshape(batch, rows, side, columns, side, channels).swapaxes(2, 3)
+    return squares.reshape(batch, rows, columns, side * side * channels)
+
+
+def depth_to_space(x_BHWC: jax.Array, side: int) -> jax.Array:
+    """The inverse of `space_to_depth`."""
+    batch, rows, columns, channels = x_BHWC.shape
+    squares = x_BHWC.reshape(batch, rows, columns, side, side, channels // side**2)
+    return squares.swapaxes(2, 3).reshape(batch, rows * side, columns * side, channels // side**2)
 
 
 def kl_divergence(mean_BHWC: jax.Array, logvar_BHWC: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Diffusers names and layouts <-> ours, both ways.
 
-Modules are named as in diffusers; what differs is the last word (kernel / scale -> weight), the axis
-order of kernels, and `to_out`, which diffusers wraps in a list.
+Modules are named as in diffusers; what differs is the last word (kernel / scale -> weight), the
+axis order of kernels, and `to_out`, which diffusers wraps in a list.
 """
 
 from collections.abc import Mapping

@@ -187,7 +187,7 @@ class VideoMAE(nnx.Module):
 
 
 def sine_positions(count: int, size: int) -> np.ndarray:
-    """(count, size) float32: even entries sine, odd entries cosine, of position / 10000^(2i/size)."""
+    """(count, size) float32: sine (even entries) and cosine (odd) of position / 10000^(2i/size)."""
     exponent = 2 * (np.arange(size) // 2) / size
     angle = np.arange(count)[:, None] / np.power(10000.0, exponent)
     return np.where(np.arange(size) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)

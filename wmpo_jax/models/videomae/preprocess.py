@@ -34,7 +34,7 @@ def preprocess(
 
 
 def resize_shortest_edge(frames_BTHWC: jax.Array, size: int) -> jax.Array:
-    """uint8 -> uint8, the shorter side becomes `size`, the longer keeps the aspect (rounded down)."""
+    """uint8 -> uint8; the shorter side becomes `size`, the longer keeps the aspect (floor)."""
     height, width = frames_BTHWC.shape[-3:-1]
     short = min(height, width)
     frames_BTHWC = _resize_axis(frames_BTHWC, int(size * width / short), axis=-2)

@@ -39,7 +39,7 @@ def score_windows(
     return logits_BX.reshape(batch, windows, -1)
 
 
-def first_success(
+def find_success(
     success_prob_BT: jax.Array, threshold: float | jax.Array, *, window: int, min_steps: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """The first window whose success probability reaches the threshold ends the episode.
