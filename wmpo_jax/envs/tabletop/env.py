@@ -11,6 +11,10 @@ from mujoco import mjx
 from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop import motion
 from wmpo_jax.envs.tabletop.camera import Camera
+from wmpo_jax.envs.tabletop.hand import Hand
+
+# Rays per pixel along each axis: smooth edges tell the position of things to less than a pixel.
+SUPERSAMPLE = 2
 
 
 class Physics(struct.PyTreeNode):
@@ -55,6 +59,7 @@ class Task(Protocol):
       substeps: physics steps in a control step.
       low, high: corners of the tool's workspace, metres, three each.
       toys: ids of the geoms that play should meet.
+      hand: what the tool carries; it reads what an action holds beyond motion.
     """
 
     name: str
@@ -68,10 +73,13 @@ class Task(Protocol):
     low: tuple[float, float, float]
     high: tuple[float, float, float]
     toys: tuple[int, ...]
+    hand: Hand
 
     def layout(self, key: jax.Array) -> Layout: ...
 
-    def solved(self, physics: Physics, goal: jax.Array) -> jax.Array: ...
+    def solved(self, state: EnvState) -> jax.Array:
+        """bool, whether the goal is reached in this very state."""
+        ...
 
     def colors(self, state: EnvState) -> jax.Array | None:
         """RGBA of every geom [G, 4], or None for the colours of the model."""
@@ -91,7 +99,7 @@ class TabletopEnv:
         self.horizon = task.horizon
         self.chunk = task.chunk
         self.image_size = image_size
-        self._camera = Camera.from_model(task.model, "table", image_size, image_size)
+        self._camera = Camera.from_model(task.model, "table", image_size, image_size, SUPERSAMPLE)
         self._model = mjx.put_model(task.model, impl="jax")
         self._data = mjx.make_data(task.model, impl="jax")
         self._low = jnp.array(task.low)
@@ -106,18 +114,16 @@ class TabletopEnv:
             success=jnp.zeros((), bool),
             invalid=jnp.zeros((), bool),
             step=jnp.zeros((), jnp.int32),
-            memory=(),
+            memory=self.task.hand.start(),
         )
 
     def step(self, state: EnvState, action_A: jax.Array) -> EnvState:
-        action_A = jnp.clip(action_A, -1.0, 1.0)
-        physics = self._advance(state.physics, action_A)
-        finite = jnp.isfinite(physics.qpos).all() & jnp.isfinite(physics.qvel).all()
+        after = self._advance(state, jnp.clip(action_A, -1.0, 1.0))
+        finite = jnp.isfinite(after.physics.qpos).all() & jnp.isfinite(after.physics.qvel).all()
         alive = finite & ~state.invalid
-        physics = jax.tree.map(lambda new, old: jnp.where(alive, new, old), physics, state.physics)
-        return state.replace(
-            physics=physics,
-            success=state.success | (alive & self.task.solved(physics, state.goal)),
+        after = jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state)
+        return after.replace(
+            success=state.success | (alive & self.task.solved(after)),
             invalid=~alive,
             step=state.step + 1,
         )
@@ -132,18 +138,22 @@ class TabletopEnv:
 
     def play(self, state: EnvState, episode_key: jax.Array) -> jax.Array:
         way_key, noise_key = jax.random.split(episode_key)
-        segment_key = jax.random.fold_in(way_key, state.step // motion.PLAY_SEGMENT)
+        way_key = jax.random.fold_in(way_key, state.step // motion.PLAY_SEGMENT)
         noise_key = jax.random.fold_in(noise_key, state.step)
+        point_key, switch_key = jax.random.split(way_key)
         toys = state.physics.geom_xpos[jnp.array(self.task.toys)]
-        point = motion.waypoint(segment_key, self._low, self._high, toys)
-        action = motion.steer(state.physics.tool, point, self.task.reach)
+        point = motion.waypoint(point_key, self._low, self._high, toys)
+        switch = motion.random_switch(switch_key)
+        action = jnp.append(motion.steer(state.physics.tool, point, self.task.reach), switch)
+        action = action[: self.action_dim]
         noise = motion.PLAY_NOISE * jax.random.normal(noise_key, action.shape)
         return jnp.clip(action + noise, -1.0, 1.0)
 
-    def _advance(self, physics: Physics, action_A: jax.Array) -> Physics:
+    def _advance(self, state: EnvState, action_A: jax.Array) -> EnvState:
         """One control step of MJX: the target jumps, the tool follows."""
+        physics = state.physics
         move = self.task.reach * action_A[:3]
-        target = jnp.clip(physics.target + move, self._low, self._high)
+        target = physics.target.at[: move.shape[0]].add(move).clip(self._low, self._high)
         data = self._data.replace(
             qpos=physics.qpos,
             qvel=physics.qvel,
@@ -151,13 +161,15 @@ class TabletopEnv:
             mocap_pos=physics.mocap_pos,
             ctrl=target,
         )
+        model, data, memory = self.task.hand.act(self._model, data, state.memory, action_A)
 
         def substep(data: Any, _: None) -> tuple[Any, None]:
-            return mjx.step(self._model, data), None
+            return mjx.step(model, data), None
 
         data, _ = jax.lax.scan(substep, data, None, length=self.task.substeps)
         # mjx.step leaves the poses of the geoms one substep behind qpos.
-        return self._keep(mjx.kinematics(self._model, data), target)
+        data = mjx.kinematics(model, data)
+        return state.replace(physics=self._keep(data, target), memory=memory)
 
     def _keep(self, data: mjx.Data, target: jax.Array) -> Physics:
         return Physics(

@@ -30,3 +30,8 @@ def waypoint(key: jax.Array, low: jax.Array, high: jax.Array, objects: jax.Array
     xy = jnp.where(jax.random.bernoulli(near_key, PLAY_NEAR), near, anywhere[:2])
     z = jnp.where(jax.random.bernoulli(low_key, PLAY_LOW), low[2], anywhere[2])
     return jnp.clip(jnp.append(xy, z), low, high)
+
+
+def random_switch(key: jax.Array) -> jax.Array:
+    """Close (1) or open (-1) the hand, with equal probability."""
+    return jnp.where(jax.random.bernoulli(key), 1.0, -1.0)

@@ -6,8 +6,15 @@ The shadow of the light tells the height that a steep camera alone hides.
 import math
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import mujoco
 
+# Enough for cubes that rest, are pushed, hang and lie on each other; checked by the tests.
+CONTACT_OPTIONS = """<option timestep="0.0125" integrator="implicitfast" cone="pyramidal"
+    solver="Newton" iterations="4" ls_iterations="6">
+    <flag eulerdamp="disable"/>
+  </option>"""
 TOOL_MASS = 1.0
 
 
@@ -82,3 +89,37 @@ def table_scene(
 
 def geom_id(model: mujoco.MjModel, name: str) -> int:
     return mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, name)
+
+
+def free_qpos(model: mujoco.MjModel, body: str) -> range:
+    """Where in `qpos` the pose (x y z, then quaternion) of a freely moving body lies."""
+    joint = model.body_jntadr[mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, body)]
+    start = int(model.jnt_qposadr[joint])
+    return range(start, start + 7)
+
+
+def block_xml(name: str, half: float, rgba: str) -> str:
+    """A cube of `half` metres half-side that moves freely."""
+    return f"""
+    <body name="{name}">
+      <freejoint/>
+      <geom name="{name}" type="box" size="{half} {half} {half}" mass="0.2" rgba="{rgba}"
+            friction="0.6" solref="0.03 1"/>
+    </body>"""
+
+
+def scatter(key: jax.Array, count: int, half: float, gap: float) -> jax.Array:
+    """`count` points [count, 2] in a square of half-side `half`, at least `gap` metres apart.
+
+    If none of 64 draws keeps the gap, the best of them is taken.
+    """
+    draws = jax.random.uniform(key, (64, count, 2), minval=-half, maxval=half)
+    distance = jnp.linalg.norm(draws[:, :, None] - draws[:, None], axis=-1)
+    closest = jnp.min(distance + 1e3 * jnp.eye(count), axis=(1, 2))
+    return draws[jnp.argmax(jnp.minimum(closest, gap))]  # argmax takes the first that keeps it
+
+
+def resting_block(key: jax.Array, xy: jax.Array, half: float) -> jax.Array:
+    """The pose [7] of a cube on the table at `xy`, turned at random about the vertical."""
+    turn = jax.random.uniform(key, minval=-jnp.pi / 4, maxval=jnp.pi / 4)
+    return jnp.array([xy[0], xy[1], half, jnp.cos(turn / 2), 0.0, 0.0, jnp.sin(turn / 2)])

@@ -9,7 +9,8 @@ import mujoco
 
 from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop import motion, scene
-from wmpo_jax.envs.tabletop.env import Layout, Physics
+from wmpo_jax.envs.tabletop.env import Layout
+from wmpo_jax.envs.tabletop.hand import BareTip
 
 VIEW = 0.94  # metres across the picture: a pixel of 32 is 2.9 cm
 TIP_RADIUS = 0.044
@@ -38,6 +39,7 @@ class Press:
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_string(_mjcf(self.low, self.high))
         self._pad = scene.geom_id(self.model, "pad")
+        self.hand = BareTip()
         self.toys = (self._pad,)
         self._colors = jnp.array(self.model.geom_rgba)
 
@@ -51,8 +53,8 @@ class Press:
             goal=jnp.zeros((), jnp.int32),
         )
 
-    def solved(self, physics: Physics, goal: jax.Array) -> jax.Array:
-        del goal
+    def solved(self, state: EnvState) -> jax.Array:
+        physics = state.physics
         offset = physics.tool[:2] - physics.geom_xpos[self._pad, :2]
         inside = jnp.sum(offset**2) < PAD_RADIUS**2
         return inside & (physics.tool[2] < TOUCH)
