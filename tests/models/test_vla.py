@@ -1,5 +1,7 @@
 """The policy network: shapes, padding, presets, weights, and that it can learn."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,16 +65,11 @@ def test_every_part_of_the_input_is_seen_by_every_action(policy, pixels):
         assert float(change_KA.min()) > 1e-5
 
 
-def test_bfloat16_compute_stays_close(pixels):
-    half = VLAConfig.tiny(action_dim=3, chunk=4)
-    towers = {
-        name: type(part)(**{**vars(part), "dtype": jnp.bfloat16})
-        for name, part in vars(half).items()
-        if name in ("dino", "siglip", "llama")
-    }
-    half = VLAConfig(**{**vars(half), **towers})
-    full_graph, params = nnx.split(VLA(CONFIG, rngs=nnx.Rngs(0)))
-    half_graph, _ = nnx.split(VLA(half, rngs=nnx.Rngs(0)))
+def test_bfloat16_compute_stays_close(policy, pixels):
+    parts = {"dino": CONFIG.dino, "siglip": CONFIG.siglip, "llama": CONFIG.llama}
+    half = replace(CONFIG, **{k: replace(v, dtype=jnp.bfloat16) for k, v in parts.items()})
+    full_graph, params = nnx.split(policy)
+    half_graph, _ = nnx.split(nnx.eval_shape(lambda: VLA(half, rngs=nnx.Rngs(0))))
     args = (params, pixels[:1], PROMPT)
     full, half = apply(full_graph, *args), apply(half_graph, *args)
     assert half.dtype == jnp.float32
@@ -151,11 +148,16 @@ def openvla_shapes():
     return shapes
 
 
-def test_openvla_7b_has_the_names_and_shapes_of_the_checkpoint():
+@pytest.fixture(scope="module")
+def openvla():
+    """The 7-B policy as shapes: nothing is allocated."""
+    return nnx.eval_shape(lambda: VLA(VLAConfig.openvla_7b(), rngs=nnx.Rngs(0)))
+
+
+def test_openvla_7b_has_the_names_and_shapes_of_the_checkpoint(openvla):
     config = VLAConfig.openvla_7b()
     assert config.action_token_begin == 31_744
-    abstract = nnx.eval_shape(lambda: VLA(config, rngs=nnx.Rngs(0)))
-    ours = dict(nnx.to_flat_state(nnx.state(abstract)))
+    ours = dict(nnx.to_flat_state(nnx.state(openvla)))
     table = name_table(config)
     assert {entry.path for entry in table.values()} == ours.keys()
     shapes = {
@@ -166,9 +168,8 @@ def test_openvla_7b_has_the_names_and_shapes_of_the_checkpoint():
     assert not shapes.keys() & set(dead_names(config))
 
 
-def test_openvla_7b_gives_a_chunk():
-    config = VLAConfig.openvla_7b()
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: VLA(config, rngs=nnx.Rngs(0))))
+def test_openvla_7b_gives_a_chunk(openvla):
+    graphdef, params = nnx.split(openvla)
     images = jax.ShapeDtypeStruct((2, 224, 224, 6), jnp.float32)
     prompt = jax.ShapeDtypeStruct((2, 18), jnp.int32)
     logits = jax.eval_shape(lambda *args: apply(graphdef, *args), params, images, prompt)

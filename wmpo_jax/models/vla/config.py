@@ -69,6 +69,8 @@ class VLAConfig:
       n_unused_rows: rows of the vocabulary behind the action tokens (OpenVLA pads it by 64).
       stop_token: closes the sequence, behind the action slots.
       pad_token: fills prompts on the right; masked, so its embedding never matters.
+      learned_slots: the action slots are learned vectors instead of the reference's zeros. A zero
+        vector asks nothing in the first layer, and a shallow decoder has no layer to spare.
     """
 
     dino: ViTConfig
@@ -81,6 +83,7 @@ class VLAConfig:
     n_unused_rows: int
     stop_token: int
     pad_token: int
+    learned_slots: bool = False
 
     @property
     def image_size(self) -> int:
@@ -114,6 +117,7 @@ class VLAConfig:
             n_unused_rows=0,
             stop_token=2,
             pad_token=3,
+            learned_slots=True,
         )
 
     @classmethod

@@ -2,9 +2,9 @@
 
 Sequence, in the order of the rotary positions (wmpo.md 2.3):
 
-    [BOS] [P patches] [rest of the prompt] [K*A zero vectors] [stop] [padding]
+    [BOS] [P patches] [rest of the prompt] [K*A slots] [stop] [padding]
 
-The K*A slots are ZERO vectors, told apart only by their positions. The scores of a slot are read
+In released policies the slots are ZERO vectors, told apart only by their positions. The scores of a slot are read
 one position earlier, so those of the first action stand on the last token of the prompt.
 """
 
@@ -43,6 +43,9 @@ class VLA(nnx.Module):
         self.siglip = ViT(config.siglip, rngs=rngs)
         self.projector = Projector(config, rngs=rngs)
         self.llama = Llama(config.llama, rngs=rngs)
+        if config.learned_slots:
+            shape = (config.chunk * config.action_dim, config.llama.width)
+            self.slots = nnx.Param(jax.random.normal(rngs.params(), shape))
         self.config = config
 
     def __call__(
@@ -97,18 +100,21 @@ class VLA(nnx.Module):
         `positions` numbers the tokens as if the padding stood behind the stop token. Attention only
         knows positions and mask, so nothing has to move.
         """
-        batch, _, width = patches_BPD.shape
+        batch = patches_BPD.shape[0]
         prompt_BLD = self.llama.embed(prompt_BL)
         stop_BL = jnp.full((batch, 1), self.config.stop_token, prompt_BL.dtype)
-        n_slots = self.config.chunk * self.config.action_dim
+        slots_XD = self.slots[...] if self.config.learned_slots else self._zero_slots()
         parts = [
             prompt_BLD[:, :1],
             patches_BPD.astype(prompt_BLD.dtype),
             prompt_BLD[:, 1:],
-            jnp.zeros((batch, n_slots, width), prompt_BLD.dtype),
+            jnp.broadcast_to(slots_XD, (batch, *slots_XD.shape)).astype(prompt_BLD.dtype),
             self.llama.embed(stop_BL),
         ]
         return jnp.concatenate(parts, axis=1)
+
+    def _zero_slots(self) -> jax.Array:
+        return jnp.zeros((self.config.chunk * self.config.action_dim, self.config.llama.width))
 
     def positions(
         self, prompt_width: int, prompt_length_B: jax.Array | None
