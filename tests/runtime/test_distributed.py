@@ -1,0 +1,76 @@
+"""Two processes on this machine behave as two hosts: one stop, one writer, one checkpoint."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wmpo_jax.runtime import distributed
+from wmpo_jax.runtime.errors import UserError
+
+HOST = """
+import os, signal, sys, time
+from wmpo_jax.runtime import distributed, preemption
+distributed.initialize(cluster=False)
+import jax, numpy as np
+from ml_collections import ConfigDict
+from wmpo_jax.runtime.checkpoints import Checkpoints
+from wmpo_jax.runtime.mesh import make_mesh, replicate, shard_batch
+from wmpo_jax.runtime.workdir import Workdir
+preemption.install()
+config = ConfigDict({"mesh": {"data": -1, "fsdp": 1, "tensor": 1}})
+mesh = make_mesh(config)
+workdir = Workdir(sys.argv[1], config)
+with workdir.lock():
+    batch = shard_batch(mesh, np.full((2, 3), jax.process_index(), np.float32))
+    total = float(jax.jit(lambda x: x.sum(), out_shardings=replicate(mesh, 0.0).sharding)(batch))
+    checkpoints = Checkpoints(workdir.checkpoints("sft"))
+    checkpoints.save(1, {"batch": batch})
+    restored = checkpoints.restore({"batch": batch})["batch"]
+    assert restored.sharding == batch.sharding and restored.shape == (4, 3)
+    before = preemption.stop_requested()
+    if jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    after = preemption.stop_requested()
+    workdir.ledger.append("collect", "rollouts", episodes=4)
+    workdir.mark_done("sft", {"total": total})
+    print(jax.process_index(), total, before, after, workdir.result("sft"), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, str(tmp_path)],
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": "",
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(index),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for index, host in enumerate(hosts):
+        out, err = host.communicate(timeout=120)
+        assert out.splitlines()[-1] == f"{index} 6.0 False True {{'total': 6.0}}", err[-3000:]
+
+
+def test_half_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1234")
+    monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES is not"):
+        distributed.initialize(cluster=False)

@@ -1,0 +1,58 @@
+"""Metrics of a resumed run continue the file without repeating a step."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.metrics import MetricWriter, read_metrics
+
+
+def steps(directory: Path) -> list[float]:
+    return [record["step"] for record in read_metrics(directory / "sft.jsonl")]
+
+
+def test_resume_drops_what_is_about_to_be_made_again(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path, "sft") as writer:
+        for step in (10, 20, 30):
+            writer.write(step, {"loss": jnp.float32(0.5)})
+    with (tmp_path / "sft.jsonl").open("a") as file:
+        file.write('{"step": 40, "sft/lo')  # killed in the middle of a line
+    with MetricWriter(tmp_path, "sft", resume_step=20) as writer:
+        assert steps(tmp_path) == [10, 20]
+        writer.write(30, {"loss": 0.25})
+    assert steps(tmp_path) == [10, 20, 30]
+    assert read_metrics(tmp_path / "sft.jsonl")[-1]["sft/loss"] == 0.25
+
+
+def test_a_stage_that_starts_over_starts_its_file_over(tmp_path: Path) -> None:
+    for _ in range(2):
+        with MetricWriter(tmp_path, "sft") as writer:
+            writer.write(1, {"loss": 1.0})
+    assert steps(tmp_path) == [1]
+
+
+def test_no_metrics_yet(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+
+    def without_clu(name: str, *rest: Any) -> Any:
+        return None if name == "clu" else find_spec(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_clu)
+    with pytest.raises(UserError, match=r"needs clu: pip install 'wmpo_jax\[tensorboard\]'"):
+        MetricWriter(tmp_path, "sft", tensorboard=True)
+
+
+@pytest.mark.slow
+def test_tensorboard_events_are_written(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path, "sft", tensorboard=True) as writer:
+        writer.write(1, {"loss": 0.5})
+    (events,) = (tmp_path / "sft").iterdir()
+    assert b"sft/loss" in events.read_bytes()

@@ -1,0 +1,76 @@
+"""The house keeps its floors: imports point down only, and heavy packages stay in their rooms."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "wmpo_jax"
+FLOORS = [
+    {"runtime"},
+    {"models"},
+    {"algorithm", "envs", "data"},
+    {"stages", "report"},
+    {"main", "plan", "convert", "play"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Where each heavy package may be imported.
+HEAVY = {
+    "torch": {"convert"},
+    "tensorflow": {"data.rlds"},
+    "tensorflow_datasets": {"data.rlds"},
+    "clu": {"runtime.metrics"},
+    "robosuite": {"envs.libero", "envs.mimicgen"},
+    "libero": {"envs.libero"},
+}
+
+
+def _module_name(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+SOURCES = {_module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _imported_by(path: Path) -> set[str]:
+    """Modules that a file imports; `from package import thing` counts as the thing if it is one."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if inner in SOURCES else node.module)
+    return names
+
+
+IMPORTS = {module: _imported_by(path) for module, path in SOURCES.items()}
+EDGES = [(module, name) for module, names in IMPORTS.items() for name in names]
+
+
+def _floor(module: str) -> int:
+    """-1 for the package itself."""
+    return FLOOR_OF[module.split(".")[1]] if "." in module else -1
+
+
+def test_imports_point_down() -> None:
+    ours = [(module, name) for module, name in EDGES if name.split(".")[0] == "wmpo_jax"]
+    assert len(ours) > 20
+    assert [f"{m} imports {name}" for m, name in ours if _floor(name) > _floor(m)] == []
+
+
+def test_no_circles() -> None:
+    graph = {module: names & SOURCES.keys() for module, names in IMPORTS.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_heavy_packages_stay_in_their_rooms() -> None:
+    strays = [
+        f"{module} imports {name}"
+        for module, name in EDGES
+        for heavy in HEAVY.keys() & {name.split(".")[0]}
+        if not any(module.startswith(f"wmpo_jax.{room}") for room in HEAVY[heavy])
+    ]
+    assert strays == []

@@ -1,0 +1,55 @@
+"""The door answers with a sentence and an exit status."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wmpo_jax import main as door
+from wmpo_jax import stages
+from wmpo_jax.runtime import environment, preemption
+from wmpo_jax.runtime.errors import Preempted, UserError
+
+
+@pytest.fixture(autouse=True)
+def quiet_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves this process's signals and environment as they are."""
+    monkeypatch.setattr(environment, "prepare", lambda cpu_devices: None)
+    monkeypatch.setattr(preemption, "install", lambda: None)
+
+
+def answer(error: Exception | None, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    def run_all(config: Any, workdir: Any, mesh: Any, names: Any) -> None:
+        assert list(names) == ["demos", "sft"]
+        if error:
+            raise error
+
+    monkeypatch.setattr(stages, "run_all", run_all)
+    return door.main(
+        ["--config=configs/tiny.py:smoke", f"--workdir={workdir}", "--stages=demos,sft"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, 0), (UserError("no room"), 2), (Preempted("stopped at 3"), 75)]
+)
+def test_exit_status(
+    error: Exception | None,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert answer(error, tmp_path, monkeypatch) == status
+    assert (str(error) if error else "workdir") in capsys.readouterr().err
+    assert (tmp_path / "config.json").exists()
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        answer(ZeroDivisionError(), tmp_path, monkeypatch)
+
+
+def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.main(["--config=configs/tiny.py", "--stage=sft"]) == 2
+    assert "no flag --stage=sft" in capsys.readouterr().err
