@@ -44,8 +44,8 @@ def test_round_trip_into_a_fresh_process_state(tmp_path: Path) -> None:
     for a, b in zip(leaves(saved), leaves(restored), strict=True):
         assert a.dtype == b.dtype and np.array_equal(a, b)
     assert isinstance(restored["step"], int) and restored["rate"] == 0.1
-    drawn = [jax.random.uniform(tree["key"], (3,)) for tree in (saved, restored)]
-    assert np.array_equal(*drawn)
+    before, after = (jax.random.uniform(tree["key"], (3,)) for tree in (saved, restored))
+    assert np.array_equal(before, after)
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
