@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wmpo_jax.models.stdit.config import STDiTConfig
+from wmpo_jax.models.stdit.dense import Dense, xavier
 
 KeysValues = tuple[jax.Array, jax.Array]
 RMS_EPSILON = 1e-6
@@ -49,18 +50,16 @@ class Attention(nnx.Module):
     """Multi-head attention with a fused projection and RMS-normalised queries and keys."""
 
     def __init__(self, config: STDiTConfig, *, zero_output: bool, rngs: nnx.Rngs):
-        xavier = nnx.initializers.xavier_uniform()
         self.head_dim = config.head_dim
-        self.qkv = nnx.Linear(
+        self.qkv = Dense(
             config.hidden,
             3 * config.hidden,
-            kernel_init=xavier,
             dtype=config.dtype,
             rngs=rngs,
         )
         self.q_norm = nnx.Param(jnp.ones(config.head_dim))
         self.k_norm = nnx.Param(jnp.ones(config.head_dim))
-        self.proj = nnx.Linear(
+        self.proj = Dense(
             config.hidden,
             config.hidden,
             kernel_init=nnx.initializers.zeros if zero_output else xavier,

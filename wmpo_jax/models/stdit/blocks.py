@@ -14,10 +14,10 @@ from wmpo_jax.models.stdit.attention import (
     temporal_attention,
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
+from wmpo_jax.models.stdit.dense import Dense, xavier
 
 TIMESTEP_WIDTH = 256
 NORM_EPSILON = 1e-6
-xavier = nnx.initializers.xavier_uniform()
 
 
 def timestep_features(timestep_B: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -80,8 +80,8 @@ class MLP(nnx.Module):
         self.activation = activation
         out_init = nnx.initializers.zeros if zero_output else xavier
         inner, middle, outer = sizes
-        self.fc1 = nnx.Linear(inner, middle, kernel_init=xavier, dtype=config.dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(middle, outer, kernel_init=out_init, dtype=config.dtype, rngs=rngs)
+        self.fc1 = Dense(inner, middle, dtype=config.dtype, rngs=rngs)
+        self.fc2 = Dense(middle, outer, kernel_init=out_init, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(self.activation(self.fc1(x)))
@@ -179,10 +179,9 @@ class FinalLayer(nnx.Module):
     def __init__(self, config: STDiTConfig, *, rngs: nnx.Rngs):
         rows, columns = config.patch
         self.scale_shift_table = nnx.Param(_table(2, config, rngs))
-        self.linear = nnx.Linear(
+        self.linear = Dense(
             config.hidden,
             rows * columns * config.out_channels,
-            kernel_init=xavier,
             dtype=config.dtype,
             rngs=rngs,
         )

@@ -21,6 +21,7 @@ from wmpo_jax.models.stdit.blocks import (
     timestep_features,
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
+from wmpo_jax.models.stdit.dense import Dense
 
 HISTORY_TIMESTEP = 15.0
 
@@ -69,10 +70,9 @@ class STDiT(nnx.Module):
         hidden = config.hidden
         self.patch_embed = _patch_embed(config, rngs)
         self.timestep_mlp = MLP((TIMESTEP_WIDTH, hidden, hidden), nnx.silu, config, rngs=rngs)
-        self.modulation = nnx.Linear(
+        self.modulation = Dense(
             hidden,
             6 * hidden,
-            kernel_init=nnx.initializers.xavier_uniform(),
             dtype=config.dtype,
             rngs=rngs,
         )
@@ -209,14 +209,14 @@ class STDiT(nnx.Module):
         return frames[:, :, :h, :w].astype(jnp.float32)
 
 
-def _patch_embed(config: STDiTConfig, rngs: nnx.Rngs) -> nnx.Linear:
+def _patch_embed(config: STDiTConfig, rngs: nnx.Rngs) -> Dense:
     """A convolution with stride = patch is a linear map; uniform in +-1/sqrt(inputs) like torch's."""
     inputs = config.patch[0] * config.patch[1] * config.in_channels
 
     def uniform(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
 
-    return nnx.Linear(
+    return Dense(
         inputs,
         config.hidden,
         kernel_init=uniform,
