@@ -4,8 +4,9 @@ Sequence, in the order of the rotary positions (wmpo.md 2.3):
 
     [BOS] [P patches] [rest of the prompt] [K*A slots] [stop] [padding]
 
-In released policies the slots are ZERO vectors, told apart only by their positions. The scores of a slot are read
-one position earlier, so those of the first action stand on the last token of the prompt.
+In released policies the slots are ZERO vectors, told apart only by their positions. The scores of
+a slot are read one position earlier, so those of the first action stand on the last token of the
+prompt.
 """
 
 from functools import partial

@@ -44,6 +44,9 @@ def name_table(config: VLAConfig) -> dict[str, Entry]:
     for layer in ("fc1", "fc2", "fc3"):
         table.update(_linear(f"projector.{layer}", ("projector", layer)))
     table.update(_llama_entries("language_model", config.llama.depth))
+    if config.learned_slots:
+        # Ours alone: no original checkpoint has it.
+        table["action_slots"] = Entry(("slots",), SAME)
     return table
 
 
