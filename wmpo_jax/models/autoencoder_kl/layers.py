@@ -159,7 +159,9 @@ class Upsample(nnx.Module):
         # Corner (r, c) now holds the pixels (2r-1 .. 2r, 2c-1 .. 2c) of the doubled image.
         phases = phases.reshape(batch, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
         doubled = phases.reshape(batch, 2 * rows, 2 * columns, channels)
-        return doubled[:, 1:-1, 1:-1] + self.conv.bias[...].astype(self.dtype)
+        bias = self.conv.bias
+        assert bias is not None  # nnx.Conv would allow none
+        return doubled[:, 1:-1, 1:-1] + bias[...].astype(self.dtype)
 
     def _folded_kernel(self) -> jax.Array:
         """(3, 3, C, C) -> (2 x 2 low-resolution taps x C, 2 x 2 phases x C)."""

@@ -5,6 +5,7 @@ axis order of kernels, and `to_out`, which diffusers wraps in a list.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flax import nnx
 from wmpo_jax.models.autoencoder_kl.model import AutoencoderKL, AutoencoderKLConfig
 from wmpo_jax.runtime.errors import UserError
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]  # attribute names and list indices
 
 
 def from_diffusers(tensors: Mapping[str, np.ndarray], config: AutoencoderKLConfig) -> nnx.State:

@@ -1,6 +1,7 @@
 """Hugging Face VideoMAEForVideoClassification names and layouts <-> ours, both ways."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 from wmpo_jax.models.videomae.model import VideoMAE, VideoMAEConfig
 from wmpo_jax.runtime.errors import UserError
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]  # attribute names and list indices
 
 # Our path, with the layer index written {}, -> Hugging Face key.
 TOP = {

@@ -7,7 +7,7 @@ from wmpo_jax.models.videomae.model import VideoMAE
 
 
 def score_windows(
-    model: VideoMAE, video_BTHWC: jax.Array, *, min_steps: int = 0, micro_batch: int = 512
+    model: VideoMAE, video_BTHWC: jax.Array, *, min_steps: int = 0, micro_batch: int = 128
 ) -> jax.Array:
     """Logits of the windows of `num_frames` frames, stride 1, in ascending order.
 
