@@ -4,13 +4,17 @@ from collections.abc import Callable
 
 from wmpo_jax.envs.protocol import Environment
 from wmpo_jax.envs.tabletop.env import TabletopEnv
+from wmpo_jax.envs.tabletop.tasks.lift import Lift
 from wmpo_jax.envs.tabletop.tasks.press import Press
 from wmpo_jax.envs.tabletop.tasks.push import Push
+from wmpo_jax.envs.tabletop.tasks.stack import Stack
 from wmpo_jax.runtime.errors import UserError
 
 _FACTORIES: dict[str, Callable[[int], Environment]] = {
     "press": lambda image_size: TabletopEnv(Press(), image_size),
     "push": lambda image_size: TabletopEnv(Push(), image_size),
+    "lift": lambda image_size: TabletopEnv(Lift(), image_size),
+    "stack": lambda image_size: TabletopEnv(Stack(), image_size),
 }
 
 

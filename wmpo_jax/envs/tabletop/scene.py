@@ -3,6 +3,7 @@
 The shadow of the light tells the height that a steep camera alone hides.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-# Enough for cubes that rest, are pushed, hang and lie on each other; checked by the tests.
-CONTACT_OPTIONS = """<option timestep="0.0125" integrator="implicitfast" cone="pyramidal"
-    solver="Newton" iterations="4" ls_iterations="6">
+# With half as many iterations, a cube that is being hit makes the other one jump.
+CONTACT_OPTIONS = """<option timestep="0.01" integrator="implicitfast" cone="pyramidal"
+    solver="Newton" iterations="8" ls_iterations="16">
     <flag eulerdamp="disable"/>
   </option>"""
 TOOL_MASS = 1.0
+BLOCK_MASS = 0.2
+BLOCK_DAMPING = 0.5  # N s/m, keeps a block that was hit from sliding off the table
 
 
 def camera_xml(view_width: float, elevation: float = 80.0, distance: float = 2.0) -> str:
@@ -51,7 +54,8 @@ def table_scene(
 
     Args:
       camera: MJCF of the camera.
-      tip: MJCF of the tool's geoms, placed around the tool's centre.
+      tip: MJCF of the tool's geoms, placed around the tool's centre; those of contype 4 touch
+        blocks, those of contype 0 touch nothing.
       bodies: MJCF of everything else.
       workspace: lowest and highest corner that the tool's centre may reach, metres.
       options: MJCF `<option>` element: time step, solver, flags.
@@ -74,7 +78,8 @@ def table_scene(
     <light name="sun" directional="true" pos="0 0 2" dir="0.55 -0.45 -1" castshadow="true"
            ambient="0.25 0.25 0.25" diffuse="0.75 0.75 0.75" specular="0 0 0"/>
     {camera}
-    <geom name="table" type="plane" size="2 2 0.1" rgba="0.62 0.60 0.56 1" friction="0.6"/>
+    <geom name="table" type="plane" size="2 2 0.1" rgba="0.62 0.60 0.56 1" friction="0.6"
+          contype="1" conaffinity="0"/>
     <body name="tool" gravcomp="1">
       <inertial pos="0 0 0" mass="{TOOL_MASS}" diaginertia="0.01 0.01 0.01"/>
       {"".join(joints)}
@@ -98,14 +103,38 @@ def free_qpos(model: mujoco.MjModel, body: str) -> range:
     return range(start, start + 7)
 
 
-def block_xml(name: str, half: float, rgba: str) -> str:
-    """A cube of `half` metres half-side that moves freely."""
+def block_xml(name: str, half: float, rgba: str, *, stackable: bool = False) -> str:
+    """A cube of `half` metres half-side that moves freely, and heavily, as if in thin oil.
+
+    Cubes meet each other with an invisible ball in their middle and, if `stackable`, with one in
+    each corner: MJX's box-box test costs more compile time than all the rest, and minutes per
+    step at batch 256 on a CPU.
+    """
+    corner = 0.75 * half
+    corners = itertools.product((-corner, corner), (-corner, corner), (-1, 1))
+    balls = [_ball(0.95 * half, "0 0 0", contype=8, conaffinity=8)]
+    if stackable:
+        size = 0.2 * half
+        balls += [_ball(size, f"{x} {y} {side * (half - size)}", 2, 0) for x, y, side in corners]
     return f"""
     <body name="{name}">
-      <freejoint/>
-      <geom name="{name}" type="box" size="{half} {half} {half}" mass="0.2" rgba="{rgba}"
-            friction="0.6" solref="0.03 1"/>
+      <joint type="free" damping="{BLOCK_DAMPING}"/>
+      <geom name="{name}" type="box" size="{half} {half} {half}" mass="{BLOCK_MASS}" rgba="{rgba}"
+            contype="0" conaffinity="7" friction="0.6" solref="0.02 1"/>
+      {"".join(balls)}
     </body>"""
+
+
+def _ball(size: float, position: str, contype: int, conaffinity: int) -> str:
+    return (
+        f'<geom type="sphere" size="{size}" pos="{position}" group="3" mass="0" '
+        f'contype="{contype}" conaffinity="{conaffinity}" friction="0.6" solref="0.02 1"/>'
+    )
+
+
+def suction_welds_xml(blocks: Sequence[str]) -> str:
+    """A weld, switched off, from the tool to each block."""
+    return "".join(f'<weld body1="tool" body2="{name}" active="false"/>' for name in blocks)
 
 
 def scatter(key: jax.Array, count: int, half: float, gap: float) -> jax.Array:

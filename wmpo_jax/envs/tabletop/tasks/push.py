@@ -28,8 +28,8 @@ class Push:
     action_dim = 2
     horizon = 24
     chunk = 4
-    reach = 0.10
-    substeps = 4
+    reach = 0.07
+    substeps = 8
     low = (-0.43, -0.43, HALF)
     high = (0.43, 0.43, HALF)
 
@@ -70,10 +70,12 @@ class Push:
         # The angle by which the tool is off the place straight behind the block.
         turned = _angle(from_block) - _angle(-way)
         turned = jnp.arctan2(jnp.sin(turned), jnp.cos(turned))
-        ahead = _angle(from_block) - jnp.clip(turned, -TURN, TURN)
+        # Close to the block it first steps back, or it would drag the block along.
+        freedom = jnp.clip(3 * jnp.linalg.norm(from_block) / CIRCLE - 2, 0.0, 1.0)
+        ahead = _angle(from_block) - jnp.clip(turned, -TURN * freedom, TURN * freedom)
         around = block + CIRCLE * jnp.array([jnp.cos(ahead), jnp.sin(ahead)])
         point = jnp.where(jnp.abs(turned) < BEHIND, tool + way, around)
-        return motion.steer(tool, point, self.reach)
+        return jnp.where(state.success, 0.0, motion.steer(tool, point, self.reach))
 
     def _ends(self, state: EnvState) -> tuple[jax.Array, jax.Array]:
         """Where the named block is and where it should go, metres [2] each."""
@@ -88,7 +90,8 @@ def _angle(vector: jax.Array) -> jax.Array:
 def _mjcf(low: tuple[float, ...], high: tuple[float, ...]) -> str:
     return scene.table_scene(
         camera=scene.camera_xml(VIEW),
-        tip=f'<geom name="tip" type="sphere" size="{TIP_RADIUS}" rgba="0.95 0.85 0.15 1"/>',
+        tip=f"""<geom name="tip" type="sphere" size="{TIP_RADIUS}" rgba="0.95 0.85 0.15 1"
+          contype="4" conaffinity="0" friction="0.3"/>""",
         bodies=scene.block_xml("red", HALF, "0.85 0.15 0.15 1")
         + scene.block_xml("blue", HALF, "0.15 0.25 0.85 1")
         + f"""
@@ -98,4 +101,7 @@ def _mjcf(low: tuple[float, ...], high: tuple[float, ...]) -> str:
     </body>""",
         workspace=(low, high),
         options=scene.CONTACT_OPTIONS,
+        # Softer than elsewhere: a tip that hits at full speed sinks into a block and lifts it.
+        stiffness=900.0,
+        damping=60.0,
     )

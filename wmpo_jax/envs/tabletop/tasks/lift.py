@@ -1,0 +1,31 @@
+"""Lift the named cube with a suction cup."""
+
+import jax
+import jax.numpy as jnp
+
+from wmpo_jax.envs.protocol import EnvState
+from wmpo_jax.envs.tabletop import motion
+from wmpo_jax.envs.tabletop.tasks.cubes import HALF, Cubes
+
+LIFTED = HALF + 0.09  # metres, height of the cube's centre
+
+
+class Lift(Cubes):
+    """Solved when the named cube hangs well above the table."""
+
+    name = "lift"
+    instructions = ("lift the red block", "lift the blue block")
+    horizon = 16
+
+    def __init__(self) -> None:
+        super().__init__(stackable=False)
+
+    def solved(self, state: EnvState) -> jax.Array:
+        cube, _ = self.cubes(state)
+        return (cube[2] > LIFTED) & (state.memory.held == state.goal)
+
+    def expert(self, state: EnvState, bias: float) -> jax.Array:
+        """Fetch, aiming `bias` metres off, then go straight up."""
+        up = jnp.array([0.0, 0.0, 1.0, 1.0])
+        fetch = self.fetch(state, bias * jnp.array(motion.BIAS_DIRECTION))
+        return jnp.where(state.memory.held == state.goal, up, fetch)
