@@ -19,99 +19,119 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task = "press"
     config.image_size = 32
     # Devices that XLA makes of the CPU; the batch is split over them, one core each.
-    config.cpu_devices = 1
+    config.cpu_devices = 2
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
 
-    config.demos = ConfigDict({
-        "episodes": 384,
-        "bias": 0.085,  # metres that the demonstrator aims beside its target
-        "noise": 0.25,  # std of the executed action around the labelled one, in action units
-    })
+    config.demos = ConfigDict(
+        {
+            "episodes": 384,
+            "bias": 0.10,  # metres that the demonstrator aims beside its target
+            "noise": 0.05,  # std of the executed action around the labelled one, in action units
+        }
+    )
     # Task-agnostic motion, the small analogue of Open X-Embodiment pre-training. No labels.
     config.play = ConfigDict({"episodes": 8192, "noise": 0.0})
 
-    config.policy = ConfigDict({
-        "bins": 64,  # action classes per dimension (256 in the reference)
-        "temperature": 1.0,  # in sampling and in log-probs (1.6 in the reference)
-    })
-    config.sft = ConfigDict({
-        "steps": 900,
-        "batch_size": 64,
-        "learning_rate": 5e-4,
-        "weight_decay": 0.01,
-        "soft_label_sigma": 1.0,  # bins; ordinal smoothing of the imitated classes
-        "checkpoint_every": 300,
-    })
-    config.collect = ConfigDict({
-        "starts": 16,  # starts x group_size = P = 128 real rollouts
-        "group_size": 8,
-    })
-    config.autoencoder = ConfigDict({
-        "steps": 800,
-        "batch_size": 64,
-        "learning_rate": 2e-3,
-        "kl_weight": 1e-6,
-        "checkpoint_every": 200,
-    })
-    config.world_model = ConfigDict({
-        "hidden": 128,
-        "depth": 3,
-        "heads": 4,
-        "demo_fraction": 0.2,  # of windows in pre-training; the rest is play
-        "history": 2,  # latents of past frames (4 in the reference)
-        "pretrain_steps": 2000,  # on demonstrations and play
-        "align_steps": 800,  # on play and the P rollouts of the policy
-        "align_rollout_fraction": 0.1,  # of windows; more overfits 128 rollouts
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "history_noise": 0.05,  # how far history is moved towards noise in training
-        "timestep_shift": 3.0,  # > 1 trains more near pure noise
-        "self_forcing": 0.4,  # share of windows whose history is the model's own prediction
-        "ema_decay": 0.995,
-        "sampling_steps": 2,
-        "checkpoint_every": 200,
-    })
-    config.reward = ConfigDict({
-        "window": 4,
-        "min_step": 1,  # no success is believed before this many actions
-        "steps": 400,
-        "batch_size": 128,
-        "learning_rate": 1e-3,
-        "validation_fraction": 0.25,
-        "checkpoint_every": 200,
-    })
-    config.gates = ConfigDict({
-        "episodes": 512,
-        "max_rate_gap": 0.05,
-        "min_agreement": 0.85,
-        "min_precision": 0.75,
-        "enforce": False,  # True stops the run before RL when a gate fails
-    })
-    config.improve = ConfigDict({
-        "iterations": 12,
-        "groups": 24,  # groups that pass the filter, per iteration
-        "group_size": 8,
-        "attempts": 3,  # batches of `groups` starts sampled at most to find them
-        "epochs": 2,
-        "minibatch": 96,  # trajectories
-        "learning_rate": 3e-4,
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "grad_clip": 1.0,
-        "weight_decay": 0.0,
-        "checkpoint_every": 2,
-    })
+    config.policy = ConfigDict(
+        {
+            "bins": 64,  # action classes per dimension (256 in the reference)
+            "temperature": 1.0,  # in sampling and in log-probs (1.6 in the reference)
+        }
+    )
+    config.sft = ConfigDict(
+        {
+            "steps": 1600,
+            "batch_size": 32,
+            "learning_rate": 2e-3,
+            "weight_decay": 0.01,
+            "soft_label_sigma": 1.0,  # bins; ordinal smoothing of the imitated classes
+            "checkpoint_every": 300,
+        }
+    )
+    config.collect = ConfigDict(
+        {
+            "starts": 16,  # starts x group_size = P = 128 real rollouts
+            "group_size": 8,
+        }
+    )
+    config.autoencoder = ConfigDict(
+        {
+            "steps": 800,
+            "batch_size": 64,
+            "learning_rate": 3e-3,
+            "kl_weight": 1e-6,
+            "checkpoint_every": 200,
+        }
+    )
+    config.world_model = ConfigDict(
+        {
+            "hidden": 128,
+            "depth": 3,
+            "heads": 4,
+            "demo_fraction": 0.2,  # of windows in pre-training; the rest is play
+            "history": 2,  # latents of past frames (4 in the reference)
+            "pretrain_steps": 1700,  # on demonstrations and play
+            "align_steps": 700,  # on play and the P rollouts of the policy
+            "align_rollout_fraction": 0.1,  # of windows; more overfits 128 rollouts
+            "batch_size": 32,
+            "learning_rate": 1.5e-3,
+            "history_noise": 0.05,  # how far history is moved towards noise in training
+            "timestep_shift": 3.0,  # > 1 trains more near pure noise
+            "self_forcing": 0.4,  # share of windows whose history is the model's own prediction
+            "ema_decay": 0.995,
+            "sampling_steps": 2,
+            "checkpoint_every": 200,
+        }
+    )
+    config.reward = ConfigDict(
+        {
+            "window": 4,
+            "min_step": 1,  # no success is believed before this many actions
+            "steps": 400,
+            "batch_size": 128,
+            "learning_rate": 1e-3,
+            "validation_fraction": 0.25,
+            "checkpoint_every": 200,
+        }
+    )
+    config.gates = ConfigDict(
+        {
+            "episodes": 512,
+            "max_rate_gap": 0.05,
+            "min_agreement": 0.85,
+            "min_precision": 0.75,
+            "enforce": False,  # True stops the run before RL when a gate fails
+        }
+    )
+    config.improve = ConfigDict(
+        {
+            "iterations": 12,
+            "groups": 24,  # groups that pass the filter, per iteration
+            "group_size": 8,
+            "attempts": 3,  # batches of `groups` starts sampled at most to find them
+            "epochs": 2,
+            "minibatch": 96,  # trajectories
+            "learning_rate": 3e-4,
+            "clip_low": 0.2,
+            "clip_high": 0.28,
+            "grad_clip": 1.0,
+            "weight_decay": 0.0,
+            "checkpoint_every": 2,
+        }
+    )
     # GRPO in the true environment: `budget` real episodes in all, -1 = fresh ones for ever.
     config.oracle = ConfigDict({"iterations": 10, "groups": 32, "min_gain": 0.20})
     # The same P rollouts without a world model: (epochs, learning rate) of each attempt.
     config.online = ConfigDict({"settings": ((4, 3e-4), (8, 3e-4), (16, 3e-4), (8, 1e-3))})
-    config.evaluate = ConfigDict({
-        "primary": "greedy",  # declared before any run: greedy or sampled
-        "episodes": 1024,
-        "batch_size": 256,
-        "videos": 6,
-    })
+    config.evaluate = ConfigDict(
+        {
+            "primary": "greedy",  # declared before any run: greedy or sampled
+            "episodes": 1024,
+            "batch_size": 256,
+            "videos": 6,
+        }
+    )
     if variant == "smoke":
         _shrink(config)
     elif variant:

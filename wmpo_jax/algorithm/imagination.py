@@ -51,7 +51,11 @@ class ImaginedDynamics:
     """`Dynamics` whose start is an `Observation`: a first frame and the spoken goal."""
 
     def __init__(
-        self, world_model: WorldModel, reward_model: RewardModel, threshold: float, min_step: int
+        self,
+        world_model: WorldModel,
+        reward_model: RewardModel,
+        threshold: float | jax.Array,
+        min_step: int,
     ):
         """`min_step`: no success is believed before this many actions (per task)."""
         self.world_model = world_model

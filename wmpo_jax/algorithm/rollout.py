@@ -65,9 +65,7 @@ def _film(first: Observation, outcomes: ChunkOutcome) -> jax.Array:
     return jnp.concatenate([first.frame_BHWC[:, None], _join(outcomes.frames_BKHWC)], axis=1)
 
 
-def _to_trajectory(
-    first: Observation, choices: PolicyOutput, outcomes: ChunkOutcome
-) -> Trajectory:
+def _to_trajectory(first: Observation, choices: PolicyOutput, outcomes: ChunkOutcome) -> Trajectory:
     choices = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), choices)
     invalid_B = outcomes.invalid_B.any(axis=0)
     success_BT = _join(outcomes.success_BK) & ~invalid_B[:, None]

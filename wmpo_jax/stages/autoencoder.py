@@ -29,7 +29,9 @@ def run(setting: Setting) -> None:
     """Trains on all recorded frames, then writes data/<source>/latents.npz."""
     started = time.monotonic()
     section = setting.config.autoencoder
-    frames = {name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()}
+    frames = {
+        name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()
+    }
     graphdef, params = nnx.split(_network(setting, 1.0))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
@@ -94,11 +96,12 @@ def _loss(
 
 
 def _sample_frames(data: dict[str, jax.Array], batch: int, key: jax.Array) -> jax.Array:
-    """Frames of all sources, each with an equal share, so that rare rollouts are seen."""
-    share = [batch - (len(data) - 1) * (batch // 4), *[batch // 4] * (len(data) - 1)]
+    """Half of the batch from play, a quarter each from demonstrations and the few rollouts."""
     picks = []
-    for (name, frames), count in zip(sorted(data.items(), key=lambda kv: kv[0] != "play"), share):
-        episode_key, time_key = jax.random.split(jax.random.fold_in(key, len(name)))
+    for place, name in enumerate(SOURCES):
+        count = batch // 2 if name == "play" else batch // 4
+        frames = data[name]
+        episode_key, time_key = jax.random.split(jax.random.fold_in(key, place))
         episode = jax.random.randint(episode_key, (count,), 0, frames.shape[0])
         moment = jax.random.randint(time_key, (count,), 0, frames.shape[1])
         picks.append(frames[episode, moment])

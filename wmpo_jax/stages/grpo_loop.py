@@ -131,7 +131,11 @@ def optimise(
             bar.headline(success=metrics["success"])
             bar.advance()
             leaving = preemption.stop_requested()
-            if iteration % recipe.checkpoint_every == 0 or leaving or iteration == recipe.iterations:
+            if (
+                iteration % recipe.checkpoint_every == 0
+                or leaving
+                or iteration == recipe.iterations
+            ):
                 checkpoints.save(iteration, state)
             if leaving:
                 raise preemption.stopped(name, iteration)
@@ -161,9 +165,7 @@ def _gather(
         success.append(np.asarray(trajectory.success_B))
         mixed.append(np.asarray(grpo.mixed_groups(trajectory.success_B, recipe.group_size)))
         found.append(trajectory)
-        state = state.replace(
-            batches=state.batches + 1, episodes=state.episodes + len(success[-1])
-        )
+        state = state.replace(batches=state.batches + 1, episodes=state.episodes + len(success[-1]))
         if sum(m.sum() for m in mixed) >= recipe.groups:
             break
     rate = float(np.concatenate(success).mean())
@@ -195,9 +197,7 @@ def make_update(family: PolicyFamily, recipe: Recipe) -> Callable[..., Any]:
 
     def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
         params, opt_state = carry
-        (_, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(
-            params, family, batch, recipe
-        )
+        (_, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(params, family, batch, recipe)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["grad_norm"] = optax.global_norm(grads)
         return (optax.apply_updates(params, updates), opt_state), metrics
@@ -207,7 +207,11 @@ def make_update(family: PolicyFamily, recipe: Recipe) -> Callable[..., Any]:
     ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
         advantage_B = grpo.group_advantages(trajectory.success_B, recipe.group_size)
         order = _minibatches(recipe, key)
-        batch = (trajectory.replace(frames_BTHWC=trajectory.decision_frames_BNHWC), advantage_B, weight_B)
+        batch = (
+            trajectory.replace(frames_BTHWC=trajectory.decision_frames_BNHWC),
+            advantage_B,
+            weight_B,
+        )
 
         def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
             return step(carry, jax.tree.map(lambda leaf: leaf[rows], batch))
@@ -238,7 +242,10 @@ def _minibatches(recipe: Recipe, key: jax.Array) -> jax.Array:
 
 
 def _loss(
-    params: Any, family: PolicyFamily, batch: tuple[Trajectory, jax.Array, jax.Array], recipe: Recipe
+    params: Any,
+    family: PolicyFamily,
+    batch: tuple[Trajectory, jax.Array, jax.Array],
+    recipe: Recipe,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Clipped policy-gradient loss of whole episodes; `frames` are the N decision frames."""
     episodes, advantage_B, weight_B = batch

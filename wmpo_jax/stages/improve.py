@@ -17,6 +17,7 @@ from wmpo_jax.stages import grpo_loop
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
 from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.grpo_loop import Recipe, Starts
+from wmpo_jax.stages.phases import phase_seconds
 from wmpo_jax.stages.reward import load_judge
 from wmpo_jax.stages.seeds import seed_range, span
 from wmpo_jax.stages.setting import Setting
@@ -62,9 +63,25 @@ def run(setting: Setting) -> None:
             "seconds": time.monotonic() - started,
             "iterations": recipe.iterations,
             "imagined_episodes": int(state.episodes),
-            "phase_seconds": seconds,
+            "phase_seconds": _per_phase(setting, family, state.params, world, recipe, seconds),
         },
     )
+
+
+def _per_phase(
+    setting: Setting,
+    family: PolicyFamily,
+    params: Any,
+    world: tuple[VideoWorldModel, VideoJudge, jax.Array],
+    recipe: Recipe,
+    measured: dict[str, float],
+) -> dict[str, float]:
+    """The measured seconds of sampling, shared out as its parts take when run alone; and update."""
+    alone = phase_seconds(setting, family, params, world, recipe)
+    share = measured["sample"] / sum(alone.values())
+    return {name: seconds * share for name, seconds in alone.items()} | {
+        "update": measured["update"]
+    }
 
 
 def load_policy(setting: Setting, family: PolicyFamily) -> Any:

@@ -106,7 +106,6 @@ def _loss(
 
     Half of the windows have been through the autoencoder, as every imagined frame has.
     """
-    section = setting.config.reward
     frames, labels, goals = training.spread(setting.mesh, _windows(setting, data, key))
     network = nnx.merge(graphdef, params)
     logits_B2 = success_logits(network(network.preprocess(frames)), goals)

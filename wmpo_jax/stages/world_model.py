@@ -88,7 +88,9 @@ def _corpus(setting: Setting) -> Corpus:
         episodes = setting.episodes(name, stage)
         latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
         if name == "rollouts":
-            actions = episodes["actions_BNKA"].reshape(len(latents["latents_BThwc"]), -1, setting.env.action_dim)
+            actions = episodes["actions_BNKA"].reshape(
+                len(latents["latents_BThwc"]), -1, setting.env.action_dim
+            )
         else:
             # Play moves in ways that demonstrations do not: values outside [-1, 1] are kept.
             actions = setting.statistics.normalise(episodes["actions_BTA"], clip=False)

@@ -1,6 +1,6 @@
 """Press the pad: the default task, made so that 32 pixels show all that decides it.
 
-The pad is 2.8 pixels in radius, the tip 3 pixels across, and the tip's shadow shows its height.
+The pad is 4 pixels in radius, the tip 4 pixels across, and the tip's shadow shows its height.
 """
 
 import jax
@@ -12,12 +12,12 @@ from wmpo_jax.envs.tabletop import motion, scene
 from wmpo_jax.envs.tabletop.env import Layout
 from wmpo_jax.envs.tabletop.hand import BareTip
 
-VIEW = 0.94  # metres across the picture: a pixel of 32 is 2.9 cm
+VIEW = 0.66  # metres across the picture: a pixel of 32 is 2.1 cm
 TIP_RADIUS = 0.044
 PAD_RADIUS = 0.082
 PAD_HEIGHT = 0.02
 TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # the tip's centre lies below this: pressed
-PAD_AREA = 0.30  # half the side of the square that pads lie in
+PAD_AREA = 0.16  # half the side of the square that pads lie in
 SPOUT = 0.02  # the expert's funnel: radius within which it presses,
 FUNNEL = 2.5  # and metres it climbs per metre outside
 GREEN = (0.15, 0.80, 0.20, 1.0)
@@ -31,10 +31,10 @@ class Press:
     action_dim = 3
     horizon = 12
     chunk = 4
-    reach = 0.10
+    reach = 0.08
     substeps = 2
-    low = (-0.34, -0.34, PAD_HEIGHT + TIP_RADIUS)
-    high = (0.34, 0.34, 0.27)
+    low = (-0.27, -0.27, PAD_HEIGHT + TIP_RADIUS)
+    high = (0.27, 0.27, 0.25)
 
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_string(_mjcf(self.low, self.high))
@@ -46,7 +46,7 @@ class Press:
     def layout(self, key: jax.Array) -> Layout:
         pad_key, tool_key = jax.random.split(key)
         pad = jax.random.uniform(pad_key, (2,), minval=-PAD_AREA, maxval=PAD_AREA)
-        low = jnp.array((*self.low[:2], 0.20))
+        low = jnp.array((*self.low[:2], 0.18))
         return Layout(
             qpos=jax.random.uniform(tool_key, (3,), minval=low, maxval=jnp.array(self.high)),
             mocap_pos=jnp.append(pad, 0.0)[None],

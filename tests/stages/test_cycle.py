@@ -1,0 +1,96 @@
+"""The whole cycle at smoke size: every stage runs, is skipped when done, and continues when killed."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.stages.conftest import finish, start
+from wmpo_jax.stages.pipeline import CYCLE
+
+
+def newest_checkpoint(workdir: Path, stage: str) -> dict[str, np.ndarray]:
+    """All arrays of the newest checkpoint of a stage, by path."""
+    folder = workdir / "checkpoints" / stage
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    tree = ocp.StandardCheckpointer().restore(folder / str(step) / "default")
+    leaves, _ = ocp.utils.to_flat_dict(tree), None
+    return {"/".join(map(str, path)): np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def without(workdir: Path, stage: str, folder: Path) -> Path:
+    """A copy of a finished run in which one stage has never run."""
+    copy = shutil.copytree(workdir, folder / "run")
+    (copy / "stages" / f"{stage}.json").unlink()
+    shutil.rmtree(copy / "checkpoints" / stage)
+    return copy
+
+
+def wait_for(condition, process, seconds=300.0):
+    """Polls until `condition()` or the process ends; True if the process is still alive."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and not condition():
+        assert time.monotonic() < deadline, "the process made no progress"
+        time.sleep(0.002)
+    return process.poll() is None
+
+
+def test_every_stage_leaves_its_result(smoke_run):
+    for stage in CYCLE:
+        result = json.loads((smoke_run / "stages" / f"{stage}.json").read_text())
+        assert result["seconds"] > 0
+    page = (smoke_run / "report" / "index.html").read_text()
+    assert "WMPO" in page and "http" not in page.split("<body")[1].split("src=")[-1][:5]
+
+
+def test_seeds_in_the_ledger_are_disjoint(smoke_run):
+    lines = (smoke_run / "ledger.jsonl").read_text().splitlines()
+    spans = sorted(tuple(json.loads(line)["seeds"]) for line in lines)
+    different = sorted(set(spans))
+    for (_, end), (begin, _) in zip(different, different[1:]):
+        assert end < begin
+
+
+def test_policy_was_aligned_on_exactly_the_budget(smoke_run):
+    entries = [json.loads(line) for line in (smoke_run / "ledger.jsonl").read_text().splitlines()]
+    (rollouts,) = [entry for entry in entries if entry["name"] == "rollouts"]
+    config = json.loads((smoke_run / "config.json").read_text())
+    assert rollouts["episodes"] == config["collect"]["starts"] * config["collect"]["group_size"]
+
+
+def test_the_same_command_again_changes_nothing(smoke_run):
+    before = {p: p.stat().st_mtime_ns for p in (smoke_run / "checkpoints").rglob("*")}
+    status, errors = finish(start(f"--workdir={smoke_run}"))
+    assert status == 0, errors
+    assert before == {p: p.stat().st_mtime_ns for p in (smoke_run / "checkpoints").rglob("*")}
+
+
+@pytest.mark.parametrize("stage", ["sft", "improve"])
+def test_killed_run_ends_bitwise_as_an_uninterrupted_one(smoke_run, tmp_path, stage):
+    workdir = without(smoke_run, stage, tmp_path)
+    folder = workdir / "checkpoints" / stage
+    flags = (f"--workdir={workdir}", f"--stages={stage}")
+
+    # kill -9 inside the first save
+    process = start(*flags)
+    if wait_for(lambda: any("tmp" in path.name for path in folder.glob("*")), process):
+        process.kill()
+    finish(process)
+    # SIGTERM after the first save
+    process = start(*flags)
+    if wait_for(lambda: any(path.name.isdigit() for path in folder.glob("*")), process):
+        process.send_signal(signal.SIGTERM)
+        status, errors = finish(process)
+        assert status in (0, 75), errors
+    status, errors = finish(start(*flags))
+    assert status == 0, errors
+
+    expected, found = newest_checkpoint(smoke_run, stage), newest_checkpoint(workdir, stage)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
