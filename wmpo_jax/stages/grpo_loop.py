@@ -199,7 +199,7 @@ def make_update(family: PolicyFamily, recipe: Recipe) -> Callable[..., Any]:
         params, opt_state = carry
         (_, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(params, family, batch, recipe)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
     def update(

@@ -1,0 +1,99 @@
+"""Rectified flow against closed forms: transform, noising, Euler, both ways of speaking."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wmpo_jax.algorithm import rectified_flow as rf
+
+SHAPE = (3, 4, 2, 2, 5)
+
+
+def normals(*seeds: int) -> list[jax.Array]:
+    return [jax.random.normal(jax.random.key(seed), SHAPE) for seed in seeds]
+
+
+def test_transform_is_the_identity_for_video_at_256():
+    assert rf.transform_ratio(256, 256, 12) == 1.0
+    assert rf.transform_ratio(512, 512, 1) == 1.0
+    t = jnp.linspace(0.0, 1000.0, 9)
+    np.testing.assert_allclose(rf.shift_timesteps(t, 1.0), t, rtol=1e-6)
+    assert rf.shift_timesteps(jnp.array(500.0), 3.0) == pytest.approx(750.0)
+
+
+def test_training_times_are_logit_normal_then_shifted():
+    plain = rf.sample_timesteps(jax.random.key(0), 4000)
+    logits = jax.scipy.special.logit(plain / 1000.0)
+    assert abs(float(logits.mean())) < 0.06 and abs(float(logits.std()) - 1) < 0.05
+    shifted = rf.sample_timesteps(jax.random.key(0), 4000, 3.0)
+    np.testing.assert_allclose(shifted, rf.shift_timesteps(plain, 3.0), rtol=1e-6)
+    assert float(shifted.mean()) > float(plain.mean()) + 150
+
+
+def test_condition_frames_get_the_history_level():
+    x0, noise = normals(0, 1)
+    mask_BT = jnp.array([[False, True, True, True]] * 3)
+    noisy = rf.noise_window(x0, noise, jnp.array([0.0, 400.0, 1000.0]), mask_BT, 80.0)
+    np.testing.assert_allclose(noisy[:, 0], 0.92 * x0[:, 0] + 0.08 * noise[:, 0], atol=1e-6)
+    np.testing.assert_allclose(noisy[0, 1:], x0[0, 1:], atol=1e-6)
+    np.testing.assert_allclose(noisy[1, 1:], 0.6 * x0[1, 1:] + 0.4 * noise[1, 1:], atol=1e-6)
+    np.testing.assert_allclose(noisy[2, 1:], noise[2, 1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_euler_follows_a_straight_path_exactly(num_steps, ratio):
+    x0, noise = normals(0, 1)
+    out = rf.euler_sample(lambda z, t: x0 - noise, noise, num_steps, ratio)
+    np.testing.assert_allclose(out, x0, atol=1e-5)
+
+
+def test_euler_matches_the_compound_interest_of_a_linear_field():
+    (noise,) = normals(1)
+    out = rf.euler_sample(lambda z, t: -2.0 * z, noise, 10)
+    np.testing.assert_allclose(out, noise * (1 - 2.0 / 10) ** 10, atol=1e-5)
+
+
+def test_masked_frames_keep_their_value():
+    z, v = normals(0, 1)
+    mask_BT = jnp.array([[False, True, False, True]] * 3)
+    out = rf.euler_sample(lambda z, t: v, z, 4, mask_BT=mask_BT)
+    np.testing.assert_array_equal(out[:, ::2], z[:, ::2])
+    np.testing.assert_allclose(out[:, 1::2], (z + v)[:, 1::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "residual"])
+def test_a_perfect_network_has_no_loss_and_the_true_velocity(prediction):
+    x0, noise, history = normals(0, 1, 2)
+    newest, t_B = history[:, -1], jnp.array([50.0, 500.0, 1000.0])
+    perfect = x0 - noise if prediction == "velocity" else x0 - newest[:, None]
+    np.testing.assert_allclose(rf.chunk_loss(perfect, x0, noise, newest, prediction), 0, atol=1e-10)
+    x_t = rf.add_noise(x0, noise, t_B)
+    v = rf.velocity(perfect, x_t, t_B, newest, prediction)
+    np.testing.assert_allclose(v, x0 - noise, atol=1e-4)
+
+
+def test_residual_speaks_x0_after_one_euler_step():
+    noise, output, history = normals(0, 1, 2)
+    newest = history[:, -1]
+    out = rf.euler_sample(lambda z, t: rf.velocity(output, z, t, newest, "residual"), noise, 1)
+    np.testing.assert_allclose(out, newest[:, None] + output, atol=1e-6)
+
+
+def test_chunk_loss_is_plain_mean_squared_error_per_sample():
+    output, x0, noise, history = normals(0, 1, 2, 3)
+    newest = history[:, -1]
+    expected = np.mean(np.square(output + newest[:, None] - x0), axis=(1, 2, 3, 4))
+    got = rf.chunk_loss(output, x0, noise, newest, "residual")
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_flow_loss_averages_over_noisy_frames_only():
+    output, x0, noise = normals(0, 1, 2)
+    mask_BT = jnp.array([[False, False, True, True], [True] * 4, [False, True, False, False]])
+    got = rf.flow_loss(output, x0, noise, mask_BT)
+    for b in range(3):
+        rows = np.asarray(mask_BT[b])
+        expected = np.mean(np.square((output - x0 + noise)[b][rows]))
+        np.testing.assert_allclose(got[b], expected, rtol=1e-5)

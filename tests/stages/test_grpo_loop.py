@@ -1,0 +1,154 @@
+"""The reinforcement loop in a world of one decision: press the button that is lit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from wmpo_jax.algorithm.grpo import token_log_probs
+from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
+from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.runtime import preemption
+from wmpo_jax.runtime.errors import Preempted, UserError
+from wmpo_jax.runtime.mesh import make_mesh
+from wmpo_jax.runtime.workdir import Workdir
+from wmpo_jax.stages import grpo_loop
+from wmpo_jax.stages.setting import Setting
+
+BUTTONS, GROUP = 4, 8
+
+
+class Buttons:
+    """The frame's only pixel says which of four buttons to press; one chunk of one action."""
+
+    def reset(self, start, key):
+        frame = start[:, None, None, None].astype(jnp.uint8)
+        return start, Observation(frame_BHWC=frame, goal_B=jnp.zeros(len(start), jnp.int32))
+
+    def step(self, state, actions_BKA, key):
+        solved = actions_BKA[:, :, 0] == state[:, None]
+        frames = jnp.zeros((len(state), 1, 1, 1, 1), jnp.uint8)
+        outcome = ChunkOutcome(
+            frames_BKHWC=frames, success_BK=solved, invalid_B=jnp.zeros(len(state), bool)
+        )
+        return state, self.reset(state, key)[1], outcome
+
+
+class Table:
+    """A policy that is a table of logits, with the one call of a PolicyFamily that GRPO makes."""
+
+    def logits_of_frames(self, params, frames_BHWC, goal_B):
+        return params[frames_BHWC[:, 0, 0, 0]][:, None, None]
+
+    def policy(self, params):
+        def act(observation, key):
+            logits = self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
+            tokens = jax.random.categorical(key, logits)
+            log_probs, _ = token_log_probs(logits, tokens, 1.0)
+            return PolicyOutput(
+                tokens_BKA=tokens, actions_BKA=tokens.astype(jnp.float32), log_probs_BKA=log_probs
+            )
+
+        return act
+
+
+def recipe(**changes):
+    values = dict(
+        iterations=12,
+        groups=8,
+        group_size=GROUP,
+        attempts=2,
+        epochs=2,
+        minibatch=32,
+        learning_rate=0.2,
+        weight_decay=0.0,
+        grad_clip=1.0,
+        clip_low=0.2,
+        clip_high=0.28,
+        temperature=1.0,
+        checkpoint_every=3,
+    )
+    return grpo_loop.Recipe(**(values | changes))
+
+
+def setting(folder):
+    config = ConfigDict(
+        {"seed": 0, "tensorboard": False, "mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
+    )
+    config.mesh.data = jax.device_count()
+    return Setting(config, Workdir(folder, config), make_mesh(config))
+
+
+def learn(folder, params=None, lit=True, **changes):
+    family, world = Table(), Buttons()
+
+    @jax.jit
+    def sample(params, starts, key):
+        return rollout(family.policy(params), world, starts, key, 1)
+
+    def starts(batch):
+        buttons = np.arange(8) % BUTTONS if lit else np.full(8, BUTTONS)
+        return jnp.asarray(np.repeat(buttons + batch * 0, GROUP))
+
+    params = jnp.zeros((BUTTONS + 1, BUTTONS)) if params is None else params
+    state, _ = grpo_loop.optimise(
+        "improve", params, family, sample, starts, recipe(**changes), setting(folder)
+    )
+    return state
+
+
+def test_learns_what_is_rewarded(tmp_path):
+    state = learn(tmp_path / "run")
+    right = jax.nn.softmax(state.params)[np.arange(BUTTONS), np.arange(BUTTONS)]
+    assert right.min() > 0.6
+    np.testing.assert_array_equal(state.params[BUTTONS], 0.0)  # a button never lit: no gradient
+    assert int(state.episodes) == 64 * int(state.batches)
+
+
+def test_first_iteration_already_moves_the_policy(tmp_path):
+    assert np.abs(learn(tmp_path / "run", iterations=1).params).max() > 0.1
+
+
+def test_stopped_run_continues_with_the_same_bits(tmp_path, monkeypatch):
+    whole = learn(tmp_path / "whole")
+    answers = iter([False, True])
+    monkeypatch.setattr(preemption, "stop_requested", lambda: next(answers))
+    with pytest.raises(Preempted):
+        learn(tmp_path / "parts")
+    monkeypatch.setattr(preemption, "stop_requested", lambda: False)
+    resumed = learn(tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_says_what_to_change_when_no_group_is_mixed(tmp_path):
+    with pytest.raises(UserError, match="No group of 8 had both .* raise policy.temperature"):
+        learn(tmp_path / "run", lit=False)
+
+
+def test_nothing_left_to_learn_is_no_error(tmp_path):
+    perfect = 50.0 * jnp.eye(BUTTONS + 1, BUTTONS)
+    state = learn(tmp_path / "run", params=perfect, iterations=2)
+    np.testing.assert_array_equal(state.params, perfect)
+
+
+def test_too_few_mixed_groups_give_the_mean_of_those(tmp_path):
+    """A batch filled up with repeated groups of weight 0 must not change the gradient."""
+    few, many = recipe(groups=1, minibatch=8, epochs=1), recipe(groups=2, minibatch=16, epochs=1)
+    starts = jnp.repeat(jnp.array([1]), GROUP)
+    table = Table()
+    params = jnp.zeros((BUTTONS + 1, BUTTONS))
+    dream = rollout(table.policy(params), Buttons(), starts, jax.random.key(3), 1)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), dream)
+    results = []
+    for settings, batch, weight in (
+        (few, dream, jnp.ones(8)),
+        (many, twice, jnp.repeat(jnp.array([1.0, 0.0]), 8)),
+    ):
+        update = grpo_loop.make_update(table, settings)
+        _, _, metrics = update(
+            params, settings.optimizer().init(params), batch, weight, jax.random.key(0)
+        )
+        results.append((metrics["loss"], metrics["grad_norm"]))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-7)
+    assert results[0][1] > 0
