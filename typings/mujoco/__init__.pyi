@@ -1,0 +1,4 @@
+# mujoco's classes live in a C extension that pyright cannot see into.
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
