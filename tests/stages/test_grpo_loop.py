@@ -122,7 +122,7 @@ def test_stopped_run_continues_with_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_says_what_to_change_when_no_group_is_mixed(tmp_path):
-    with pytest.raises(UserError, match="No group of 8 had both .* raise policy.temperature"):
+    with pytest.raises(UserError, match=r"No group of 8 had both .* raise policy\.temperature"):
         learn(tmp_path / "run", lit=False)
 
 

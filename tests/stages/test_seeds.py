@@ -26,7 +26,7 @@ def test_batches_of_a_role_follow_each_other():
 
 
 def test_refuses_what_does_not_fit():
-    with pytest.raises(UserError, match="config.seed is 200"):
+    with pytest.raises(UserError, match=r"config\.seed is 200"):
         seed_range("demos", 200, 0, 1)
     with pytest.raises(UserError, match="at most 1000000"):
         seed_range("demos", 0, BLOCK, 1)

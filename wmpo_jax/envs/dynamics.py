@@ -50,7 +50,7 @@ class MjxDynamics:
 
 
 def expert_actor(env: Environment, bias: float) -> Actor:
-    """The scripted demonstrator whose aim is off by `bias` metres."""
+    """The scripted demonstrator whose aim is off by about `bias` metres."""
     return lambda state, key: env.expert(state, key, bias)
 
 

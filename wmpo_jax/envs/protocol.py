@@ -61,7 +61,7 @@ class Environment(Protocol):
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
         """A scripted demonstrator that reads the true state; float32 [A] in [-1, 1].
 
-        Its aim is off by `bias` metres in a fixed direction: the flaw that reinforcement
+        Its aim is off by about `bias` metres in a systematic way: the flaw that reinforcement
         learning should find and mend. Scripts here are deterministic; `key` belongs to the
         signature that they share with `play`.
         """

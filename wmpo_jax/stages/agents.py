@@ -1,4 +1,4 @@
-"""The networks in their roles: policy, world model and judge as the algorithm's protocols see them."""
+"""The networks in their roles: policy, world model and judge, as the algorithm knows them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class VLAPolicy:
         log_probs, _ = token_log_probs(logits, tokens, self.temperature)
         return PolicyOutput(
             tokens_BKA=tokens.astype(jnp.int32),
-            actions_BKA=action_tokens.decode(tokens, self.family.bins),
+            actions_BKA=jnp.asarray(action_tokens.decode(tokens, self.family.bins)),
             log_probs_BKA=log_probs,
         )
 
@@ -104,7 +104,7 @@ class RealDynamics:
     def step(
         self, state: Any, actions_BKA: jax.Array, key: jax.Array
     ) -> tuple[Any, Observation, ChunkOutcome]:
-        return self._mjx.step(state, self._statistics.unnormalise(actions_BKA), key)
+        return self._mjx.step(state, jnp.asarray(self._statistics.unnormalise(actions_BKA)), key)
 
 
 def condition(actions_BKA: jax.Array) -> jax.Array:

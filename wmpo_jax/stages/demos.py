@@ -20,7 +20,9 @@ def run(setting: Setting) -> None:
     env, config = setting.env, setting.config
     demos = _record(setting, "demos", expert_actor(env, config.demos.bias), config.demos)
     play = _record(setting, "play", env.play, config.play)
-    statistics = ActionStatistics.from_actions(demos.labels_BTA.reshape(-1, env.action_dim))
+    statistics = ActionStatistics.from_actions(
+        np.asarray(demos.labels_BTA).reshape(-1, env.action_dim)
+    )
     save_json(setting.statistics_file, statistics.to_json())
     setting.workdir.mark_done(
         "demos",

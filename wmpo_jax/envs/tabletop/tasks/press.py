@@ -64,9 +64,15 @@ class Press:
         return jnp.where(state.success, pressed, self._colors)
 
     def expert(self, state: EnvState, bias: float) -> jax.Array:
-        """Sink along a funnel whose spout is above the aimed point."""
+        """Sink along a funnel whose spout is above the aimed point.
+
+        The aim is off by `bias` in the middle of the table, by nothing at its left edge and by
+        twice as much at its right one, as with a camera that is not quite calibrated.
+        """
         tool = state.physics.tool
-        aim = state.physics.geom_xpos[self._pad, :2] + bias * jnp.array(motion.BIAS_DIRECTION)
+        pad = state.physics.geom_xpos[self._pad, :2]
+        drift = bias * (1.0 + pad[0] / PAD_AREA)
+        aim = pad + drift * jnp.array(motion.BIAS_DIRECTION)
         outside = jnp.maximum(jnp.linalg.norm(tool[:2] - aim) - SPOUT, 0.0)
         z = jnp.minimum(self.low[2] + FUNNEL * outside, self.high[2])
         return motion.steer(tool, jnp.append(aim, z), self.reach)
