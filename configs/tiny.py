@@ -117,6 +117,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "clip_high": 0.28,
             "grad_clip": 1.0,
             "weight_decay": 0.0,
+            "require_mixed": True,  # False: go on where no group can teach anything
             "checkpoint_every": 2,
         }
     )
@@ -149,6 +150,8 @@ def _shrink(config: ConfigDict) -> None:
     config.world_model.update(pretrain_steps=20, align_steps=10, checkpoint_every=10)
     config.reward.update(steps=20, checkpoint_every=10)
     config.gates.episodes = 32
-    config.improve.update(iterations=2, groups=4, minibatch=16, checkpoint_every=1)
+    config.improve.update(
+        iterations=2, groups=4, minibatch=16, checkpoint_every=1, require_mixed=False
+    )
     config.oracle.update(iterations=1, groups=4)
     config.evaluate.update(episodes=64, batch_size=32, videos=2)

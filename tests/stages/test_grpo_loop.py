@@ -68,6 +68,7 @@ def recipe(**changes):
         clip_high=0.28,
         temperature=1.0,
         checkpoint_every=3,
+        require_mixed=True,
     )
     return grpo_loop.Recipe(**(values | changes))
 
@@ -124,6 +125,12 @@ def test_stopped_run_continues_with_the_same_bits(tmp_path, monkeypatch):
 def test_says_what_to_change_when_no_group_is_mixed(tmp_path):
     with pytest.raises(UserError, match=r"No group of 8 had both .* raise policy\.temperature"):
         learn(tmp_path / "run", lit=False)
+
+
+def test_goes_on_without_mixed_groups_where_allowed(tmp_path):
+    state = learn(tmp_path / "run", lit=False, iterations=2, require_mixed=False)
+    np.testing.assert_array_equal(state.params, 0.0)
+    assert int(state.batches) == 4
 
 
 def test_nothing_left_to_learn_is_no_error(tmp_path):

@@ -34,7 +34,11 @@ SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing le
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of GRPO (wmpo fact sheet 1.3). `minibatch` counts episodes, whole groups of them."""
+    """Settings of GRPO (wmpo fact sheet 1.3).
+
+    `minibatch` counts episodes, whole groups of them. `require_mixed` False goes on without an
+    update where no group has both successes and failures (a smoke run, whose policy cannot act).
+    """
 
     iterations: int
     groups: int
@@ -49,6 +53,7 @@ class Recipe:
     clip_high: float
     temperature: float
     checkpoint_every: int
+    require_mixed: bool
 
     @classmethod
     def from_config(cls, setting: Setting, **changes: Any) -> "Recipe":
@@ -176,7 +181,7 @@ def _gather(
         "groups": float(len(groups)),
         "episodes": float(state.episodes),
     }
-    if len(groups) == 0 and rate < SOLVED:
+    if len(groups) == 0 and rate < SOLVED and recipe.require_mixed:
         raise UserError(
             f"No group of {recipe.group_size} had both successes and failures in "
             f"{recipe.attempts} batches of {recipe.groups} (success rate {rate:.3f}): raise "

@@ -80,4 +80,9 @@ def _against_wmpo(setting: Setting, table: list, results: dict) -> dict[str, Any
         difference = paired_difference(results[f"{best}_{mode}"], ours[f"wmpo_{mode}"])
         low, high = difference.low, difference.high
         paired[mode] = {"difference": difference.estimate, "low": low, "high": high}
-    return {"settings": table, "best": table[best], "wmpo_minus_best": paired}
+    return {
+        "settings": table,
+        "best": table[best],
+        "best_setting": best,
+        "wmpo_minus_best": paired,
+    }

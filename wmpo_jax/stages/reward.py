@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from wmpo_jax.algorithm.trajectory import first_success
+from wmpo_jax.report.intervals import reliability
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.stages import training
 from wmpo_jax.stages.agents import LatentVideo, VideoJudge, reward_network, success_logits
@@ -50,8 +51,8 @@ def run(setting: Setting) -> None:
     report = {
         name: _confusion(setting, scores[name], held_out[name], threshold) for name in held_out
     }
-    seconds = time.monotonic() - started
-    setting.workdir.mark_done("reward", {"seconds": seconds, "threshold": threshold, **report})
+    result = {"threshold": threshold, **report, "calibration": _calibration(scores, held_out)}
+    setting.workdir.mark_done("reward", {"seconds": time.monotonic() - started, **result})
 
 
 def load_judge(setting: Setting) -> tuple[VideoJudge, float]:
@@ -159,6 +160,17 @@ def _confusion(
     hit_ET = (scores_ET >= threshold) & (executed >= setting.config.reward.min_step)
     judged, _ = first_success(jnp.asarray(hit_ET))
     return confusion(np.asarray(judged), np.asarray(episodes["success_E"]))
+
+
+def _calibration(scores: dict, held_out: dict) -> dict[str, list]:
+    """Reliability of the window probabilities on held-out episodes."""
+    probability, outcome = [], []
+    for name, episodes in held_out.items():
+        executed = 1 + np.arange(scores[name].shape[1])
+        since = np.asarray(episodes["finish_step_E"])[:, None]
+        probability.append(scores[name].ravel())
+        outcome.append((np.asarray(episodes["success_E"])[:, None] & (executed >= since)).ravel())
+    return reliability(np.concatenate(probability), np.concatenate(outcome))
 
 
 def confusion(judged: np.ndarray, true: np.ndarray) -> dict[str, Any]:
