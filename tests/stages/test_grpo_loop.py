@@ -1,5 +1,7 @@
 """The reinforcement loop in a world of one decision: press the button that is lit."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,7 @@ class Table:
 
 
 def recipe(**changes):
-    values = dict(
+    values: dict[str, Any] = dict(
         iterations=12,
         groups=8,
         group_size=GROUP,

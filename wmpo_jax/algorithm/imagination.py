@@ -1,7 +1,7 @@
 """The learned world as `Dynamics`: world model for the pixels, reward model for the verdict.
 
-The loop of the reference (wmpo fact sheet 3.7): the history stays in latent space (predicted latents
-are fed back, never re-encoded), while the policy and the judge see decoded uint8 pixels.
+The loop of the reference (wmpo fact sheet 3.7): the history stays in latent space (predicted
+latents are fed back, never re-encoded); the policy and the judge see decoded uint8 pixels.
 """
 
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The one rollout: a policy in a world, scanned over chunks. Reality or imagination, it cannot tell."""
+"""The one rollout: a policy in a world, scanned over chunks; it cannot tell which world."""
 
 from typing import Any
 

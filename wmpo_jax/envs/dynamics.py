@@ -123,6 +123,6 @@ def collect(
     padded = np.resize(seeds, -(-len(seeds) // batch) * batch).astype(np.int32)
     parts = []
     for chunk in padded.reshape(-1, batch):
-        parts.append(jax.device_get(run(chunk, key)))
+        parts.append(jax.device_get(run(jnp.asarray(chunk), key)))
         on_batch(batch)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(seeds)], *parts)

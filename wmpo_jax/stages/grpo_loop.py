@@ -5,7 +5,7 @@ Improvement in imagination, the oracle check and the online baseline are this lo
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,21 @@ from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import replicate, shard_batch
 from wmpo_jax.runtime.progress import PhaseTimer, progress
-from wmpo_jax.stages.agents import PolicyFamily
 from wmpo_jax.stages.setting import Setting
 
 # (params, starts, key) -> Trajectory; one compiled program
 Sampler = Callable[[Any, Any, jax.Array], Trajectory]
 # number of a batch -> `groups` starts, each repeated group_size times
 Starts = Callable[[int], Any]
+
+
+class Scorer(Protocol):
+    """What the update needs of a policy family: float32 logits_BKAV of decision frames."""
+
+    def logits_of_frames(
+        self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array
+    ) -> jax.Array: ...
+
 
 SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing left to learn"
 
@@ -95,7 +103,7 @@ def initial_state(params: Any, recipe: Recipe) -> GrpoState:
 def optimise(
     name: str,
     params: Any,
-    family: PolicyFamily,
+    family: Scorer,
     sample: Sampler,
     starts: Starts,
     recipe: Recipe,
@@ -196,7 +204,7 @@ def _gather(
     return (chosen, jnp.asarray(weight, jnp.float32)), state, metrics
 
 
-def make_update(family: PolicyFamily, recipe: Recipe) -> Callable[..., Any]:
+def make_update(family: Scorer, recipe: Recipe) -> Callable[..., Any]:
     """The policy update as one function: epochs of minibatches of whole groups."""
     optimizer = recipe.optimizer()
 
@@ -248,7 +256,7 @@ def _minibatches(recipe: Recipe, key: jax.Array) -> jax.Array:
 
 def _loss(
     params: Any,
-    family: PolicyFamily,
+    family: Scorer,
     batch: tuple[Trajectory, jax.Array, jax.Array],
     recipe: Recipe,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

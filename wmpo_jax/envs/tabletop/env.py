@@ -63,7 +63,6 @@ class Task(Protocol):
     """
 
     name: str
-    instructions: tuple[str, ...]
     action_dim: int
     horizon: int
     chunk: int
@@ -73,7 +72,12 @@ class Task(Protocol):
     low: tuple[float, float, float]
     high: tuple[float, float, float]
     toys: tuple[int, ...]
-    hand: Hand
+
+    @property
+    def instructions(self) -> tuple[str, ...]: ...
+
+    @property
+    def hand(self) -> Hand: ...
 
     def layout(self, key: jax.Array) -> Layout: ...
 
