@@ -115,7 +115,7 @@ def test_golden_rflow_transform(golden):
     t = golden.tensors
 
     def table(rows, scale):
-        ratios = [rectified_flow.transform_ratio(*row, scale) for row in rows.tolist()]
+        ratios = [rectified_flow.transform_ratio(h, w, n, scale) for h, w, n in rows.tolist()]
         return [rectified_flow.shift_timesteps(jnp.asarray(t["in.tt.t"]), r) for r in ratios]
 
     grid = t["in.tt.height_width_frames"]

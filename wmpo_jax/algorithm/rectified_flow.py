@@ -28,7 +28,7 @@ Prediction = Literal["velocity", "residual"]
 
 
 def shift_timesteps(t: jax.Array, ratio: float) -> jax.Array:
-    """u -> r u / (1 + (r - 1) u) on t = 1000 u; r > 1 moves times toward noise, 1 changes nothing."""
+    """u -> r u / (1 + (r - 1) u) on t = 1000 u; r > 1 moves times toward noise, 1 keeps them."""
     u = t / MAX_TIMESTEP
     return MAX_TIMESTEP * ratio * u / (1 + (ratio - 1) * u)
 

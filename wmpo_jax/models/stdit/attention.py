@@ -1,7 +1,7 @@
 """Attention over the patches of a frame, and over the frames of a patch.
 
-Activations are (B, T, S, D): samples, latent frames, patches of a frame, features. Queries, keys and
-values are (B, T, S, heads, head_dim); they never move to another layout between the two kinds.
+Activations are (B, T, S, D): samples, latent frames, patches of a frame, features. Queries, keys
+and values are (B, T, S, heads, head_dim) in both kinds of blocks.
 """
 
 import jax
@@ -32,8 +32,8 @@ def rotary_table(config: STDiTConfig, start: int, length: int) -> tuple[jax.Arra
 def rotate(x_BTSHD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates channel j of the first half with channel j of the second half.
 
-    The original rotates neighbours (0, 1), (2, 3), ...; `weights.py` reorders the channels of a head
-    once instead, because halves are contiguous and neighbours are not.
+    The original rotates neighbours (0, 1), (2, 3), ...; `weights.py` reorders the channels of a
+    head once instead, because halves are contiguous and neighbours are not.
     """
     cos, sin = table
     first, second = jnp.split(x_BTSHD, 2, axis=-1)
@@ -51,12 +51,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: STDiTConfig, *, zero_output: bool, rngs: nnx.Rngs):
         self.head_dim = config.head_dim
-        self.qkv = Dense(
-            config.hidden,
-            3 * config.hidden,
-            dtype=config.dtype,
-            rngs=rngs,
-        )
+        self.qkv = Dense(config.hidden, 3 * config.hidden, dtype=config.dtype, rngs=rngs)
         self.q_norm = nnx.Param(jnp.ones(config.head_dim))
         self.k_norm = nnx.Param(jnp.ones(config.head_dim))
         self.proj = Dense(

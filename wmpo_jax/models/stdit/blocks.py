@@ -1,5 +1,7 @@
 """Parts of an STDiT: embeddings, the modulated block and the final layer (wmpo.md 3.3)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +73,7 @@ class MLP(nnx.Module):
     def __init__(
         self,
         sizes: tuple[int, int, int],
-        activation,
+        activation: Callable[[jax.Array], jax.Array],
         config: STDiTConfig,
         *,
         zero_output: bool = False,

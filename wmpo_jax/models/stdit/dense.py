@@ -1,7 +1,7 @@
 """A linear layer whose backward pass is fast on a CPU.
 
-Left to itself, XLA:CPU transposes the incoming gradient before it multiplies it with the inputs. Said
-in the order below, the same product runs at the speed of the forward pass (twice as fast).
+Left to itself, XLA:CPU transposes the incoming gradient before it multiplies it with the inputs.
+Said in the order below, the same product runs at the speed of the forward pass (twice as fast).
 """
 
 import jax
@@ -48,6 +48,7 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 
 
 def _backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The narrower factor comes first; the barrier keeps XLA from undoing the order."""
     x, kernel = saved
     if x.shape[1] <= grad.shape[1]:
         kernel_grad = jnp.einsum("ni,no->io", x, grad)

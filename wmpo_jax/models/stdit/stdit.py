@@ -59,10 +59,10 @@ class STDiT(nnx.Module):
     """Spatial-temporal diffusion transformer with per-frame action conditioning.
 
     Latents are channels last, (B, T, rows, columns, C), roughly unit variance. Timesteps are
-    0..1000 with 1000 = pure noise. Actions are normalised to [-1, 1]; action k causes chunk frame k.
-    `height_px`, `width_px` are those of the decoded image and only scale the position embedding.
-    Rows and columns that are no multiple of the patch are zero-padded at the bottom and right, and
-    cropped again. All outputs are float32.
+    0..1000 with 1000 = pure noise. Actions are normalised to [-1, 1]; action k causes frame k of
+    the chunk. `height_px`, `width_px` are those of the decoded image and only scale the position
+    embedding. Rows and columns that are no multiple of the patch are zero-padded at the bottom and
+    right, and cropped again. All outputs are float32.
     """
 
     def __init__(self, config: STDiTConfig, *, rngs: nnx.Rngs):
@@ -210,7 +210,7 @@ class STDiT(nnx.Module):
 
 
 def _patch_embed(config: STDiTConfig, rngs: nnx.Rngs) -> Dense:
-    """A convolution with stride = patch is a linear map; uniform in +-1/sqrt(inputs) like torch's."""
+    """A convolution whose stride is its size is a linear map; initialised as torch does."""
     inputs = config.patch[0] * config.patch[1] * config.in_channels
 
     def uniform(key, shape, dtype):

@@ -1,0 +1,170 @@
+"""STDiT's own promises: an exact history cache, released sizes, helpful errors, bf16 rounding."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from wmpo_jax.models.stdit import STDiT, STDiTConfig
+from wmpo_jax.models.stdit.attention import rotary_table
+from wmpo_jax.models.stdit.blocks import timestep_features
+from wmpo_jax.models.stdit.dense import Dense
+from wmpo_jax.models.stdit.weights import (
+    key_table,
+    load_original,
+    original_shapes,
+    to_original,
+    unused_shapes,
+)
+from wmpo_jax.runtime.errors import UserError
+
+SMALL = dataclasses.replace(
+    STDiTConfig.tiny(action_dim=3, chunk=3, history=2), hidden=32, depth=2, heads=2
+)
+PIXELS = (32, 32)
+forward = nnx.jit(STDiT.__call__, static_argnums=(5, 6))
+encode_history = nnx.jit(STDiT.encode_history, static_argnums=(2, 3))
+denoise = nnx.jit(STDiT.denoise, static_argnums=(5, 6))
+
+
+@functools.cache
+def initialise(config: STDiTConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(nnx.jit(lambda: STDiT(config, rngs=nnx.Rngs(0)))())
+
+
+def build(config: STDiTConfig) -> STDiT:
+    return nnx.merge(*initialise(config), copy=True)
+
+
+def awake(config: STDiTConfig) -> STDiT:
+    """A model whose zero-initialised projections are random too."""
+    model = build(config)
+    rng = np.random.default_rng(1)
+    state = nnx.state(model, nnx.Param)
+    nnx.update(model, jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape), state))
+    return model
+
+
+def inputs(config: STDiTConfig) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    keys = jax.random.split(jax.random.key(2), 2)
+    latents = jax.random.normal(keys[0], (2, config.frames, 4, 4, config.in_channels))
+    actions = jax.random.uniform(keys[1], (2, config.chunk, config.action_dim), minval=-1)
+    mask_BT = jnp.broadcast_to(jnp.arange(config.frames) >= config.history, latents.shape[:2])
+    return latents, jnp.array([300.0, 990.0]), actions, mask_BT
+
+
+@pytest.mark.parametrize(("scan_layers", "patch"), [(False, (2, 2)), (True, (1, 1))])
+def test_cached_history_equals_full_forward(scan_layers, patch):
+    model = awake(dataclasses.replace(SMALL, scan_layers=scan_layers, patch=patch))
+    latents, timestep, actions, mask_BT = inputs(SMALL)
+    full = forward(model, latents, timestep, actions, mask_BT, *PIXELS)
+    cache = encode_history(model, latents[:, : SMALL.history], *PIXELS)
+    chunk = denoise(model, latents[:, SMALL.history :], timestep, actions, cache, *PIXELS)
+    np.testing.assert_allclose(chunk, full[:, SMALL.history :], atol=1e-5)
+
+
+def test_scanned_layers_give_the_same_gradients():
+    latents, timestep, actions, mask_BT = inputs(SMALL)
+    gradients = []
+    for scan_layers in (False, True):
+        model = awake(dataclasses.replace(SMALL, scan_layers=scan_layers))
+        graphdef, params = nnx.split(model)
+
+        def loss(params, graphdef=graphdef):
+            out = nnx.merge(graphdef, params)(latents, timestep, actions, mask_BT, *PIXELS)
+            return jnp.mean(jnp.square(out))
+
+        gradients.append(nnx.to_pure_dict(jax.jit(jax.grad(loss))(params)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *gradients)
+
+
+def test_future_actions_and_frames_change_nothing_before_them():
+    model = awake(SMALL)
+    latents, timestep, actions, mask_BT = inputs(SMALL)
+    before = forward(model, latents, timestep, actions, mask_BT, *PIXELS)
+    latents, actions = latents.at[:, -1].add(1.0), actions.at[:, -1].add(1.0)
+    after = forward(model, latents, timestep, actions, mask_BT, *PIXELS)
+    np.testing.assert_array_equal(after[:, :-1], before[:, :-1])
+    assert np.abs(after[:, -1] - before[:, -1]).max() > 1e-3
+
+
+def test_temporal_blocks_start_without_effect_of_other_frames():
+    model = build(SMALL)
+    latents, timestep, actions, mask_BT = inputs(SMALL)
+    before = forward(model, latents, timestep, actions, mask_BT, *PIXELS)
+    after = forward(model, latents.at[:, 0].add(1.0), timestep, actions, mask_BT, *PIXELS)
+    np.testing.assert_array_equal(after[:, 1:], before[:, 1:])
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(8, 24), (24, 8)])
+def test_dense_gradients_are_those_of_a_matrix_product(inner, outer):
+    x = jax.random.normal(jax.random.key(0), (2, 5, inner))
+    layer = Dense(inner, outer, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(layer)
+
+    def ours(params, x):
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(x)))
+
+    def plain(params, x):
+        return jnp.sum(jnp.sin(x @ params["kernel"] + params["bias"]))
+
+    got, got_x = jax.grad(ours, argnums=(0, 1))(params, x)
+    want, want_x = jax.grad(plain, argnums=(0, 1))(nnx.to_pure_dict(params), x)
+    np.testing.assert_allclose(got_x, want_x, atol=1e-5)
+    for name, gradient in nnx.to_pure_dict(got).items():
+        np.testing.assert_allclose(gradient, want[name], atol=1e-5)
+
+
+def test_released_model_has_the_released_size():
+    config = STDiTConfig.xl_2()
+    shapes = original_shapes(config)
+    used = sum(int(np.prod(shape)) for shape in shapes.values())
+    unused = sum(int(np.prod(shape)) for shape in unused_shapes(config).values())
+    assert round(used / 1e6, 1) == 907.8
+    # The published count holds the 36 rotary frequencies, but not the caption buffer.
+    assert used + unused + config.head_dim // 2 - 300 * 4096 == 1_212_991_556
+    assert shapes["spatial_blocks.27.attn.qkv.weight"] == (3456, 1152)
+    assert shapes["x_embedder.proj.weight"] == (1152, 4, 1, 2, 2)
+
+
+def test_weights_round_trip_of_a_model_born_here():
+    model, other = awake(SMALL), build(SMALL)
+    unused = {name: np.zeros(shape) for name, shape in unused_shapes(SMALL, 8, 4).items()}
+    tensors = to_original(nnx.state(model), SMALL, unused)
+    assert load_original(other, tensors).keys() == unused.keys()
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(other), nnx.state(model))
+
+
+def test_wrong_weights_are_named():
+    model = build(SMALL)
+    tensors = to_original(nnx.state(model), SMALL, {})
+    del tensors["t_block.1.bias"]
+    tensors["final_layer.linear.bias"] = np.zeros(7)
+    tensors["surprise"] = np.zeros(1)
+    with pytest.raises(UserError) as error:
+        load_original(model, tensors)
+    for part in ("missing t_block.1.bias", "unknown surprise", "final_layer.linear.bias is (7,)"):
+        assert part in str(error.value)
+
+
+def test_key_table_names_every_parameter_once():
+    params = nnx.to_flat_state(nnx.state(build(SMALL), nnx.Param))
+    table = key_table(SMALL)
+    assert {entry.path for entry in table} == {path for path, _ in params}
+    assert len({entry.name for entry in table}) == len(table)
+
+
+def test_bfloat16_rounds_what_the_released_model_rounds():
+    config = dataclasses.replace(SMALL, dtype=jnp.bfloat16, hidden=144, depth=1)
+    # wmpo.md 3.6: of the thirty sampler times the network sees 968 for 966.67 and 66.5 for 66.67.
+    times = jnp.array([966.6667, 66.66667])
+    rounded = timestep_features(jnp.array([968.0, 66.5]), jnp.float32).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(timestep_features(times, jnp.bfloat16), rounded)
+    cos, sin = rotary_table(config, 2, 3)
+    assert cos.shape == sin.shape == (3, 1, 1, 36) and cos.dtype == jnp.bfloat16
+    out = forward(build(config), *inputs(config), *PIXELS)
+    assert out.dtype == jnp.float32 and bool(jnp.isfinite(out).all())
