@@ -1,6 +1,8 @@
 """Metrics of a resumed run continue the file without repeating a step."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,21 @@ def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.M
         MetricWriter(tmp_path, "sft", tensorboard=True)
 
 
+WRITE_EVENTS = """
+import sys
+from pathlib import Path
+from wmpo_jax.runtime.metrics import MetricWriter
+
+with MetricWriter(Path(sys.argv[1]), "sft", tensorboard=True) as writer:
+    writer.write(1, {"loss": 0.5})
+"""
+
+
 @pytest.mark.slow
 def test_tensorboard_events_are_written(tmp_path: Path) -> None:
-    with MetricWriter(tmp_path, "sft", tensorboard=True) as writer:
-        writer.write(1, {"loss": 0.5})
+    # In a process of its own: tensorflow and Mesa's OpenGL (the camera tests) bring two LLVMs, and
+    # the second one to be loaded aborts the process.
+    command = [sys.executable, "-c", WRITE_EVENTS, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300)
     (events,) = (tmp_path / "sft").iterdir()
     assert b"sft/loss" in events.read_bytes()

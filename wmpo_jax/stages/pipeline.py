@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
@@ -63,6 +64,8 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
         if workdir.done(name):
             print(f"{name}: done before, skipped", flush=True)
             continue
+        if preemption.stop_requested():
+            raise preemption.stopped(name, 0)
         STAGES[name](setting)
     if REPORT in names:
         page.run(setting)
