@@ -3,7 +3,6 @@
 The shadow of the light tells the height that a steep camera alone hides.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -54,7 +53,7 @@ def table_scene(
 
     Args:
       camera: MJCF of the camera.
-      tip: MJCF of the tool's geoms, placed around the tool's centre; those of contype 4 touch
+      tip: MJCF of the tool's geoms, placed around the tool's centre; those of contype 2 touch
         blocks, those of contype 0 touch nothing.
       bodies: MJCF of everything else.
       workspace: lowest and highest corner that the tool's centre may reach, metres.
@@ -79,7 +78,7 @@ def table_scene(
            ambient="0.25 0.25 0.25" diffuse="0.75 0.75 0.75" specular="0 0 0"/>
     {camera}
     <geom name="table" type="plane" size="2 2 0.1" rgba="0.62 0.60 0.56 1" friction="0.6"
-          contype="1" conaffinity="0"/>
+          contype="1" conaffinity="1"/>
     <body name="tool" gravcomp="1">
       <inertial pos="0 0 0" mass="{TOOL_MASS}" diaginertia="0.01 0.01 0.01"/>
       {"".join(joints)}
@@ -103,33 +102,14 @@ def free_qpos(model: mujoco.MjModel, body: str) -> range:
     return range(start, start + 7)
 
 
-def block_xml(name: str, half: float, rgba: str, *, stackable: bool = False) -> str:
-    """A cube of `half` metres half-side that moves freely, and heavily, as if in thin oil.
-
-    Cubes meet each other with an invisible ball in their middle and, if `stackable`, with one in
-    each corner: MJX's box-box test costs more compile time than all the rest, and minutes per
-    step at batch 256 on a CPU.
-    """
-    corner = 0.75 * half
-    corners = itertools.product((-corner, corner), (-corner, corner), (-1, 1))
-    balls = [_ball(0.95 * half, "0 0 0", contype=8, conaffinity=8)]
-    if stackable:
-        size = 0.2 * half
-        balls += [_ball(size, f"{x} {y} {side * (half - size)}", 2, 0) for x, y, side in corners]
+def block_xml(name: str, half: float, rgba: str) -> str:
+    """A cube of `half` metres half-side that moves freely, and heavily, as if in thin oil."""
     return f"""
     <body name="{name}">
       <joint type="free" damping="{BLOCK_DAMPING}"/>
       <geom name="{name}" type="box" size="{half} {half} {half}" mass="{BLOCK_MASS}" rgba="{rgba}"
-            contype="0" conaffinity="7" friction="0.6" solref="0.02 1"/>
-      {"".join(balls)}
+            contype="1" conaffinity="3" friction="0.6"/>
     </body>"""
-
-
-def _ball(size: float, position: str, contype: int, conaffinity: int) -> str:
-    return (
-        f'<geom type="sphere" size="{size}" pos="{position}" group="3" mass="0" '
-        f'contype="{contype}" conaffinity="{conaffinity}" friction="0.6" solref="0.02 1"/>'
-    )
 
 
 def suction_welds_xml(blocks: Sequence[str]) -> str:

@@ -35,8 +35,8 @@ class Cubes:
     low = (-0.36, -0.36, 2 * HALF + TIP_RADIUS)
     high = (0.36, 0.36, 0.40)
 
-    def __init__(self, stackable: bool) -> None:
-        self.model = mujoco.MjModel.from_xml_string(_mjcf(self.low, self.high, stackable))
+    def __init__(self) -> None:
+        self.model = mujoco.MjModel.from_xml_string(_mjcf(self.low, self.high))
         self.hand = Suction(self.model, COLORS, CATCH_RADIUS, CATCH_GAP)
         self.toys = tuple(scene.geom_id(self.model, name) for name in COLORS)
         self._tip = scene.geom_id(self.model, "tip")
@@ -81,13 +81,13 @@ class Cubes:
         return jnp.minimum(bottom + FUNNEL * jnp.maximum(distance - SPOUT, 0.0), self.high[2])
 
 
-def _mjcf(low: tuple[float, ...], high: tuple[float, ...], stackable: bool) -> str:
+def _mjcf(low: tuple[float, ...], high: tuple[float, ...]) -> str:
     return scene.table_scene(
         camera=scene.camera_xml(VIEW),
         tip=f"""<geom name="tip" type="sphere" size="{TIP_RADIUS}" rgba="0.95 0.95 0.90 1"
           contype="0" conaffinity="0"/>""",
-        bodies=scene.block_xml("red", HALF, "0.85 0.15 0.15 1", stackable=stackable)
-        + scene.block_xml("blue", HALF, "0.15 0.25 0.85 1", stackable=stackable),
+        bodies=scene.block_xml("red", HALF, "0.85 0.15 0.15 1")
+        + scene.block_xml("blue", HALF, "0.15 0.25 0.85 1"),
         workspace=(low, high),
         options=scene.CONTACT_OPTIONS,
         equalities=scene.suction_welds_xml(COLORS),

@@ -17,9 +17,6 @@ class Lift(Cubes):
     instructions = ("lift the red block", "lift the blue block")
     horizon = 16
 
-    def __init__(self) -> None:
-        super().__init__(stackable=False)
-
     def solved(self, state: EnvState) -> jax.Array:
         cube, _ = self.cubes(state)
         return (cube[2] > LIFTED) & (state.memory.held == state.goal)

@@ -91,7 +91,7 @@ def _mjcf(low: tuple[float, ...], high: tuple[float, ...]) -> str:
     return scene.table_scene(
         camera=scene.camera_xml(VIEW),
         tip=f"""<geom name="tip" type="sphere" size="{TIP_RADIUS}" rgba="0.95 0.85 0.15 1"
-          contype="4" conaffinity="0" friction="0.3"/>""",
+          contype="2" conaffinity="0" friction="0.3"/>""",
         bodies=scene.block_xml("red", HALF, "0.85 0.15 0.15 1")
         + scene.block_xml("blue", HALF, "0.15 0.25 0.85 1")
         + f"""

@@ -19,9 +19,6 @@ class Stack(Cubes):
     instructions = ("put the red block on the blue block", "put the blue block on the red block")
     horizon = 32
 
-    def __init__(self) -> None:
-        super().__init__(stackable=True)
-
     def solved(self, state: EnvState) -> jax.Array:
         return self._lies_on_top(state) & (state.memory.held < 0)
 
