@@ -108,10 +108,10 @@ def optimise(
     starts: Starts,
     recipe: Recipe,
     setting: Setting,
-) -> tuple[GrpoState, dict[str, float]]:
+) -> GrpoState:
     """`recipe.iterations` rounds of GRPO from `params`, resuming the newest checkpoint of `name`.
 
-    Returns the final state and the seconds spent per phase in this process.
+    Seconds per phase are written with the metrics of each iteration.
 
     Raises:
       UserError: no group with both successes and failures in `recipe.attempts` batches.
@@ -140,7 +140,7 @@ def optimise(
                     state = state.replace(params=new_params, opt_state=opt_state)
                     metrics |= {k: float(v) for k, v in losses.items()}
             state = state.replace(iteration=jnp.int32(iteration))
-            writer.write(iteration, metrics)
+            writer.write(iteration, {**metrics, **timer.take()})
             bar.headline(success=metrics["success"])
             bar.advance()
             leaving = preemption.stop_requested()
@@ -152,7 +152,7 @@ def optimise(
                 checkpoints.save(iteration, state)
             if leaving:
                 raise preemption.stopped(name, iteration)
-    return state, dict(timer.seconds)
+    return state
 
 
 def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any:

@@ -13,6 +13,7 @@ from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.runtime.mesh import shard_batch
+from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.stages import grpo_loop
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
 from wmpo_jax.stages.autoencoder import load_video
@@ -39,7 +40,7 @@ def run(setting: Setting) -> None:
         return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
 
     starts = _first_frames(setting, recipe)
-    state, seconds = grpo_loop.optimise(
+    state = grpo_loop.optimise(
         "improve",
         base,
         family,
@@ -63,7 +64,7 @@ def run(setting: Setting) -> None:
             "seconds": time.monotonic() - started,
             "iterations": recipe.iterations,
             "imagined_episodes": int(state.episodes),
-            "phase_seconds": _per_phase(setting, family, state.params, world, recipe, seconds),
+            "phase_seconds": _per_phase(setting, family, state.params, world, recipe),
         },
     )
 
@@ -74,14 +75,13 @@ def _per_phase(
     params: Any,
     world: tuple[VideoWorldModel, VideoJudge, jax.Array],
     recipe: Recipe,
-    measured: dict[str, float],
 ) -> dict[str, float]:
     """The measured seconds of sampling, shared out as its parts take when run alone; and update."""
     alone = phase_seconds(setting, family, params, world, recipe)
-    share = measured["sample"] / sum(alone.values())
-    return {name: seconds * share for name, seconds in alone.items()} | {
-        "update": measured["update"]
-    }
+    records = read_metrics(setting.workdir.metrics / "improve.jsonl")
+    share = sum(r["improve/seconds_sample"] for r in records) / sum(alone.values())
+    update = sum(r["improve/seconds_update"] for r in records)
+    return {name: seconds * share for name, seconds in alone.items()} | {"update": update}
 
 
 def load_policy(setting: Setting, family: PolicyFamily) -> Any:

@@ -41,7 +41,7 @@ def run(setting: Setting) -> None:
         seeds = seed_range("oracle", setting.config.seed, batch * recipe.groups, recipe.groups)
         return jnp.asarray(np.repeat(seeds, recipe.group_size))
 
-    state, _ = grpo_loop.optimise("oracle", base, family, sample, starts, recipe, setting)
+    state = grpo_loop.optimise("oracle", base, family, sample, starts, recipe, setting)
     evaluator = RealEvaluator(setting, family)
     rates: dict[str, Any] = {}
     for name, params in (("base", base), ("oracle", state.params)):
