@@ -10,6 +10,7 @@ from mujoco import mjx
 
 from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop import motion
+from wmpo_jax.envs.tabletop.batching import in_safe_batches, safe_batch
 from wmpo_jax.envs.tabletop.camera import Camera
 from wmpo_jax.envs.tabletop.hand import Hand
 
@@ -106,6 +107,7 @@ class TabletopEnv:
         self._camera = Camera.from_model(task.model, "table", image_size, image_size, SUPERSAMPLE)
         self._model = mjx.put_model(task.model, impl="jax")
         self._data = mjx.make_data(task.model, impl="jax")
+        self._advance_safely = in_safe_batches(self._advance, safe_batch(task.model.nv))
         self._low = jnp.array(task.low)
         self._high = jnp.array(task.high)
 
@@ -122,7 +124,7 @@ class TabletopEnv:
         )
 
     def step(self, state: EnvState, action_A: jax.Array) -> EnvState:
-        after = self._advance(state, jnp.clip(action_A, -1.0, 1.0))
+        after = self._advance_safely(state, jnp.clip(action_A, -1.0, 1.0))
         finite = jnp.isfinite(after.physics.qpos).all() & jnp.isfinite(after.physics.qvel).all()
         alive = finite & ~state.invalid
         after = jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, state)
