@@ -16,8 +16,7 @@ SIZE = 32
 SEEDS = 256
 NEVER = -1
 ALL = registry.names()
-# Tasks with contacts are left out: recording many of their worlds in one program was seen to
-# hang in XLA:CPU (jaxlib 0.10.2, 256 worlds); single batches of 64 ran.
+# Tasks with contacts are left out: four recordings each take minutes of compilation.
 RECORDED = ["press"]
 
 
