@@ -96,7 +96,7 @@ def measure(config, folder: str, batch: int) -> None:
     episodes = recipe.groups * recipe.group_size
     chosen = jax.tree.map(lambda leaf: jnp.resize(leaf, (episodes, *leaf.shape[1:])), dream)
     chosen = chosen.replace(success_B=jnp.arange(episodes) % 2 == 0)
-    update = jax.jit(grpo_loop.make_update(family, recipe))
+    update = jax.jit(grpo_loop.make_update(family, recipe, setting.mesh))
     optimizer_state = recipe.optimizer().init(params)
 
     steps = batch * env.horizon

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.algorithm.imagination import ImaginedDynamics
+from wmpo_jax.algorithm.imagination import ImaginedDynamics, film
 from wmpo_jax.algorithm.protocols import Observation
 
 K = 2
@@ -73,3 +73,11 @@ def test_success_is_kept_after_the_judge_changes_its_mind():
 def test_no_success_before_min_step():
     flags, _, _ = run(60, [0, 0, 0, 0], min_step=3)
     np.testing.assert_array_equal(flags, [False, False, True, True])
+
+
+def test_film_shows_what_stepping_through_the_same_actions_shows():
+    actions = [1, 1, 2, 2, 0, 5]
+    _, stepped, _ = run(10, actions)
+    chunks_BNKA = jnp.asarray(np.reshape(actions, (1, -1, K, 1)), jnp.float32)
+    frames = film(AddingWorld(), start(10).frame_BHWC, chunks_BNKA, jax.random.key(0))
+    np.testing.assert_array_equal(frames[0, :, 0, 0, 0], stepped)

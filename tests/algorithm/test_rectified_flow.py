@@ -81,6 +81,17 @@ def test_residual_speaks_x0_after_one_euler_step():
     np.testing.assert_allclose(out, newest[:, None] + output, atol=1e-6)
 
 
+def test_a_residual_path_leads_from_around_the_newest_frame_to_the_data():
+    x0, noise, history = normals(0, 1, 2)
+    newest = history[:, -1]
+    start = rf.residual_start(noise, newest)
+    offset = start - newest[:, None]
+    np.testing.assert_allclose(offset, rf.RESIDUAL_SPREAD * noise, atol=1e-6)
+    perfect = x0 - newest[:, None]
+    out = rf.euler_sample(lambda z, t: rf.velocity(perfect, z, t, newest, "residual"), start, 5)
+    np.testing.assert_allclose(out, x0, atol=1e-5)
+
+
 def test_chunk_loss_is_plain_mean_squared_error_per_sample():
     output, x0, noise, history = normals(0, 1, 2, 3)
     newest = history[:, -1]

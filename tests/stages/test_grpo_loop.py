@@ -154,7 +154,7 @@ def test_too_few_mixed_groups_give_the_mean_of_those(tmp_path):
         (few, dream, jnp.ones(8)),
         (many, twice, jnp.repeat(jnp.array([1.0, 0.0]), 8)),
     ):
-        update = grpo_loop.make_update(table, settings)
+        update = grpo_loop.make_update(table, settings, setting(tmp_path).mesh)
         _, _, metrics = update(
             params, settings.optimizer().init(params), batch, weight, jax.random.key(0)
         )

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import struct
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
@@ -103,3 +104,25 @@ class ImaginedDynamics:
         executed_K = state.step + 1 + jnp.arange(hit_BK.shape[1])
         hit_BK &= executed_K >= self.min_step
         return state.solved_B[:, None] | (jnp.cumsum(hit_BK, axis=1) > 0)
+
+
+def film(
+    world_model: WorldModel, first_BHWC: jax.Array, actions_BNKA: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Imagined frames [B, 1 + N * K, H, W, C] of known actions, the real first frame in front."""
+    encode_key, scan_key = jax.random.split(key)
+    latent_B1hwc = world_model.encode(first_BHWC[:, None], encode_key)
+
+    def chunk(
+        history_BThwc: jax.Array, now: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        latents_BKhwc = world_model.predict(history_BThwc, *now)
+        history = jnp.concatenate([history_BThwc, latents_BKhwc], axis=1)
+        return history[:, -world_model.history :], world_model.decode(latents_BKhwc)
+
+    history = jnp.repeat(latent_B1hwc, world_model.history, axis=1)
+    keys = jax.random.split(scan_key, actions_BNKA.shape[1])
+    _, frames = jax.lax.scan(chunk, history, (actions_BNKA.swapaxes(0, 1), keys))
+    return jnp.concatenate(
+        [first_BHWC[:, None], rearrange(frames, "n b k h w c -> b (n k) h w c")], axis=1
+    )

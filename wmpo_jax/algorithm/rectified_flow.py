@@ -9,7 +9,8 @@ The network may speak in two ways (`Prediction`):
 
 - "velocity": its output is v, as in the reference.
 - "residual": its output is x0 minus the newest history frame. The squared error of x0 then is the
-  loss, without weights, and one Euler step from pure noise returns the estimate of x0 itself.
+  loss, without weights, and one Euler step from the start returns the estimate of x0 itself. The
+  path begins at the newest frame with some noise on it (`residual_start`) instead of pure noise.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,10 @@ HISTORY_TIMESTEP = 15.0  # noise level of condition frames in the reference's tr
 REFERENCE_PIXELS = 512**2
 # The reference multiplies by the root of this for every video, however many frames it has.
 VIDEO_FRAMES = 4
+
+# How far around the newest frame residual paths begin: enough to hide a step of motion, little
+# enough to show a small network where things are before its first attention to the past.
+RESIDUAL_SPREAD = 0.5
 
 Prediction = Literal["velocity", "residual"]
 
@@ -57,6 +62,11 @@ def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
     """(1 - u) x0 + u noise. `t` has leading axes of `x0`: (B,), or (B, T) for a time per frame."""
     u = _like(t, x0) / MAX_TIMESTEP
     return (1 - u) * x0 + u * noise
+
+
+def residual_start(noise_BKHWC: jax.Array, newest_BHWC: jax.Array) -> jax.Array:
+    """Where the paths of a chunk begin when the network speaks "residual"; unit noise in."""
+    return newest_BHWC[:, None] + RESIDUAL_SPREAD * noise_BKHWC
 
 
 def velocity(

@@ -169,6 +169,7 @@ def predict_chunk(
     batch, chunk = condition_BKX.shape[:2]
     noise = jax.random.normal(key, (batch, chunk, *history_BThwc.shape[2:]))
     last_BHWC = history_BThwc[:, -1]
+    start = rectified_flow.residual_start(noise, last_BHWC)
 
     def velocity(noisy_BKhwc: jax.Array, timestep_B: jax.Array) -> jax.Array:
         output = network.denoise(
@@ -176,7 +177,7 @@ def predict_chunk(
         )
         return rectified_flow.velocity(output, noisy_BKhwc, timestep_B, last_BHWC, "residual")
 
-    return rectified_flow.euler_sample(velocity, noise, steps)
+    return rectified_flow.euler_sample(velocity, start, steps)
 
 
 def world_model_network(config: ConfigDict, env: Environment) -> STDiT:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from einops import rearrange
 from flax import struct
+from jax.sharding import Mesh
 
 from wmpo_jax.algorithm import grpo
 from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
@@ -21,6 +22,7 @@ from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import replicate, shard_batch
 from wmpo_jax.runtime.progress import PhaseTimer, progress
+from wmpo_jax.stages import training
 from wmpo_jax.stages.setting import Setting
 
 # (params, starts, key) -> Trajectory; one compiled program
@@ -121,7 +123,7 @@ def optimise(
     state = jax.tree.map(jnp.copy, replicate(setting.mesh, initial_state(params, recipe)))
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
-    update = jax.jit(make_update(family, recipe), donate_argnums=(0, 1))
+    update = jax.jit(make_update(family, recipe, setting.mesh), donate_argnums=(0, 1))
     timer, key, first = PhaseTimer(), setting.key(name), int(state.iteration)
     with (
         setting.metrics(name, first) as writer,
@@ -204,7 +206,7 @@ def _gather(
     return (chosen, jnp.asarray(weight, jnp.float32)), state, metrics
 
 
-def make_update(family: Scorer, recipe: Recipe) -> Callable[..., Any]:
+def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The policy update as one function: epochs of minibatches of whole groups."""
     optimizer = recipe.optimizer()
 
@@ -227,7 +229,7 @@ def make_update(family: Scorer, recipe: Recipe) -> Callable[..., Any]:
         )
 
         def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
-            return step(carry, jax.tree.map(lambda leaf: leaf[rows], batch))
+            return step(carry, training.spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch)))
 
         (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), order)
         return params, opt_state, jax.tree.map(jnp.mean, metrics)

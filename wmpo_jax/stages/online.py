@@ -41,7 +41,7 @@ def run(setting: Setting) -> None:
             epochs=epochs,
             learning_rate=learning_rate,
         )
-        update = jax.jit(grpo_loop.make_update(family, recipe))
+        update = jax.jit(grpo_loop.make_update(family, recipe, setting.mesh))
         params, _, _ = update(
             base,
             recipe.optimizer().init(base),

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import struct
 from jax.sharding import Mesh
 
@@ -41,11 +42,44 @@ StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Ar
 
 def adamw(learning_rate: float, steps: int, weight_decay: float = 0.0) -> Any:
     """AdamW, gradients clipped at norm 1, short warm-up and cosine decay to a tenth."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.1 * learning_rate, learning_rate, min(50, steps // 4), steps, 0.1 * learning_rate
-    )
+    schedule = _warmup_cosine(learning_rate, steps)
     return optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+    )
+
+
+def muon(learning_rate: float, steps: int, stacked: str) -> Any:
+    """Muon for the matrices, Adam for the rest; clipping and schedule as in `adamw`.
+
+    Updates have the size of Adam's, so that one learning rate serves both.
+
+    Args:
+      stacked: name of the part whose arrays hold one layer per entry of their leading axis. Layers
+        are orthogonalised one by one (XLA:CPU is slow at batches of small matrices).
+    """
+    inner = optax.contrib.muon(_warmup_cosine(learning_rate, steps), consistent_rms=0.2)
+
+    def layers(tree: Any) -> Any:
+        def split(path: Any, leaf: jax.Array) -> Any:
+            return tuple(leaf) if stacked in jax.tree_util.keystr(path) else leaf
+
+        return jax.tree_util.tree_map_with_path(split, tree)
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = inner.update(layers(grads), state, layers(params))
+        restored = [
+            jnp.stack(leaf) if isinstance(leaf, tuple) else leaf
+            for leaf in jax.tree.leaves(updates, is_leaf=lambda node: isinstance(node, tuple))
+        ]
+        return jax.tree.unflatten(jax.tree.structure(grads), restored), state
+
+    layerwise = optax.GradientTransformation(lambda params: inner.init(layers(params)), update)
+    return optax.chain(optax.clip_by_global_norm(1.0), layerwise)
+
+
+def _warmup_cosine(learning_rate: float, steps: int) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(
+        0.1 * learning_rate, learning_rate, min(50, steps // 4), steps, 0.1 * learning_rate
     )
 
 
@@ -79,7 +113,9 @@ def make_step(
         metrics = {**metrics, "loss": loss}
         return TrainState(state.step + 1, params, opt_state, average), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # XLA:CPU's default for fused loops, which runtime.environment turns off for MJX's sake.
+    options = {"xla_cpu_use_fusion_emitters": True} if jax.default_backend() == "cpu" else None
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def spread(mesh: Mesh, batch: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from wmpo_jax.algorithm import rectified_flow
@@ -78,7 +79,8 @@ def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
 
 def _optimizer(setting: Setting) -> Any:
     section = setting.config.world_model
-    return training.adamw(section.learning_rate, section.pretrain_steps + section.align_steps)
+    steps = section.pretrain_steps + section.align_steps
+    return training.muon(section.learning_rate, steps, stacked="pairs")
 
 
 def _corpus(setting: Setting) -> Corpus:
@@ -87,18 +89,23 @@ def _corpus(setting: Setting) -> Corpus:
     for name, stage in SOURCES.items():
         episodes = setting.episodes(name, stage)
         latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
-        if name == "rollouts":
-            actions = episodes["actions_BNKA"].reshape(
-                len(latents["latents_BThwc"]), -1, setting.env.action_dim
-            )
-        else:
-            # Play moves in ways that demonstrations do not: values outside [-1, 1] are kept.
-            actions = setting.statistics.normalise(episodes["actions_BTA"], clip=False)
         corpus[name] = {
             "latents_ETHWC": jnp.asarray(latents["latents_BThwc"]),
-            "actions_ETA": jnp.asarray(actions, jnp.float32),
+            "actions_ETA": normalised_actions(setting, episodes),
         }
     return corpus
+
+
+def normalised_actions(setting: Setting, episodes: Mapping[str, Any]) -> jax.Array:
+    """Executed actions as the world model is told them, float32 [E, T - 1, A].
+
+    Those of a policy are normalised already. Others may lie outside [-1, 1], which is kept: play
+    moves in ways that demonstrations do not.
+    """
+    if "actions_BNKA" in episodes:
+        return jnp.asarray(rearrange(episodes["actions_BNKA"], "b n k a -> b (n k) a"))
+    actions = setting.statistics.normalise(episodes["actions_BTA"], clip=False)
+    return jnp.asarray(actions, jnp.float32)
 
 
 def _loss(
@@ -131,20 +138,20 @@ def _flow_loss(
 ) -> jax.Array:
     """Mean squared error of the predicted chunk at a random noise level, history lightly noised."""
     section, size = setting.config.world_model, setting.env.image_size
-    time_key, noise_key = jax.random.split(key)
-    window = jnp.concatenate([history_BThwc, target_BKhwc], axis=1)
-    t_B = rectified_flow.sample_timesteps(time_key, len(window), section.timestep_shift)
-    noise = jax.random.normal(noise_key, window.shape)
+    time_key, history_key, start_key = jax.random.split(key, 3)
+    t_B = rectified_flow.sample_timesteps(time_key, len(target_BKhwc), section.timestep_shift)
+    history_t = jnp.full(len(t_B), rectified_flow.MAX_TIMESTEP * section.history_noise)
+    tremor = jax.random.normal(history_key, history_BThwc.shape)
+    history = rectified_flow.add_noise(history_BThwc, tremor, history_t)
+    start = rectified_flow.residual_start(
+        jax.random.normal(start_key, target_BKhwc.shape), history[:, -1]
+    )
+    noisy = rectified_flow.add_noise(target_BKhwc, start, t_B)
+    window = jnp.concatenate([history, noisy], axis=1)
     mask_BT = jnp.broadcast_to(jnp.arange(window.shape[1]) >= section.history, window.shape[:2])
-    history_t = rectified_flow.MAX_TIMESTEP * section.history_noise
-    noisy = rectified_flow.noise_window(window, noise, t_B, mask_BT, history_t)
-    output = network(noisy, t_B, condition(actions_BKA), mask_BT, size, size)
+    output = network(window, t_B, condition(actions_BKA), mask_BT, size, size)
     return rectified_flow.chunk_loss(
-        output[:, section.history :],
-        target_BKhwc,
-        noise[:, section.history :],
-        noisy[:, section.history - 1],
-        "residual",
+        output[:, section.history :], target_BKhwc, start, history[:, -1], "residual"
     ).mean()
 
 
