@@ -20,10 +20,10 @@ from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.world_model import load_world_model, normalised_actions
 
-LABELLED = {"demos": "demos", "rollouts": "collect"}
+LABELLED = {"demos": "demos", "rollouts": "collect"}  # data -> stage that made it
 SOURCES = ("camera", "decoded", "imagined")
 REPLAY_BATCH = 64
-THRESHOLDS = np.linspace(0.02, 0.98, 49)
+THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 6, 51)))
 
 
 def run(setting: Setting) -> None:
@@ -86,19 +86,20 @@ def _labelled(
 ) -> dict[str, jax.Array]:
     """The frames of camera, autoencoder and imagination, and when success began."""
     episodes = setting.episodes(name, stage)
-    frames = {"camera_ETHWC": jnp.asarray(episodes["frames_BTHWC"])}
+    latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
     actions = rearrange(
         normalised_actions(setting, episodes), "e (n k) a -> e n k a", k=setting.env.chunk
     )
-    latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
+    camera = jnp.asarray(episodes["frames_BTHWC"])
     decode, imagine = jax.jit(VideoWorldModel.decode), jax.jit(film)
     decoded, imagined = [], []
-    for rows in np.array_split(np.arange(len(actions)), max(1, len(actions) // REPLAY_BATCH)):
+    for part in range(0, len(actions), REPLAY_BATCH):
+        rows = slice(part, part + REPLAY_BATCH)
         decoded.append(decode(dreamer, jnp.asarray(latents["latents_BThwc"][rows])))
-        key = jax.random.fold_in(setting.key(f"replay {name}"), rows[0])
-        imagined.append(imagine(dreamer, frames["camera_ETHWC"][rows, 0], actions[rows], key))
+        key = jax.random.fold_in(setting.key(f"replay {name}"), part)
+        imagined.append(imagine(dreamer, camera[rows, 0], actions[rows], key))
     return {
-        **frames,
+        "camera_ETHWC": camera,
         "decoded_ETHWC": jnp.concatenate(decoded),
         "imagined_ETHWC": jnp.concatenate(imagined),
         "success_E": jnp.asarray(episodes["success_B"]),

@@ -6,6 +6,9 @@ import jax.numpy as jnp
 # A demonstrator who aims past the target does so to the right and a little away from the camera.
 BIAS_DIRECTION = (0.94, 0.34)
 
+DRIFT_EDGE = -0.04  # metres; right of this an expert whose aim drifts is off,
+DRIFT_WIDTH = 0.02  # and over so many it goes from right to wrong
+
 PLAY_SEGMENT = 4  # control steps between two waypoints of random play
 PLAY_NEAR = 0.5  # probability that a waypoint lies near some object
 PLAY_SPREAD = 0.10  # metres, standard deviation of a near waypoint around its object
@@ -16,6 +19,15 @@ PLAY_NOISE = 0.25  # standard deviation of the noise on an action, in action uni
 def steer(position: jax.Array, goal: jax.Array, reach: float) -> jax.Array:
     """The action in [-1, 1] that moves toward `goal` when one unit moves `reach` metres."""
     return jnp.clip((goal - position) / reach, -1.0, 1.0)
+
+
+def drift(target: jax.Array, bias: float) -> jax.Array:
+    """How far [2] an expert aims beside `target`: not on the left of the table, `bias` on the rest.
+
+    As if the table were seen by two cameras of which one is not calibrated.
+    """
+    share = jax.nn.sigmoid((target[0] - DRIFT_EDGE) / DRIFT_WIDTH)
+    return share * bias * jnp.array(BIAS_DIRECTION)
 
 
 def waypoint(key: jax.Array, low: jax.Array, high: jax.Array, objects: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ class Lift(Cubes):
         return (cube[2] > LIFTED) & (state.memory.held == state.goal)
 
     def expert(self, state: EnvState, bias: float) -> jax.Array:
-        """Fetch, aiming `bias` metres off, then go straight up."""
+        """Fetch, with an aim that drifts off the cube, then go straight up."""
         up = jnp.array([0.0, 0.0, 1.0, 1.0])
-        fetch = self.fetch(state, bias * jnp.array(motion.BIAS_DIRECTION))
+        fetch = self.fetch(state, motion.drift(self.cubes(state)[0], bias))
         return jnp.where(state.memory.held == state.goal, up, fetch)

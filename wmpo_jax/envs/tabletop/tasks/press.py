@@ -20,8 +20,6 @@ TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # the tip's centre lies below this: pres
 PAD_AREA = 0.16  # half the side of the square that pads lie in
 SPOUT = 0.02  # the expert's funnel: radius within which it presses,
 FUNNEL = 2.5  # and metres it climbs per metre outside
-DRIFT_EDGE = -0.04  # metres; right of this the expert's aim is off,
-DRIFT_WIDTH = 0.02  # and over so many it goes from right to wrong
 GREEN = (0.15, 0.80, 0.20, 1.0)
 
 
@@ -66,15 +64,10 @@ class Press:
         return jnp.where(state.success, pressed, self._colors)
 
     def expert(self, state: EnvState, bias: float) -> jax.Array:
-        """Sink along a funnel whose spout is above the aimed point.
-
-        The aim is right on the left part of the table and off by `bias` on the rest, as if seen
-        by two cameras of which one is not calibrated.
-        """
+        """Sink along a funnel whose spout is above a point that drifts off the pad."""
         tool = state.physics.tool
         pad = state.physics.geom_xpos[self._pad, :2]
-        drift = bias * jax.nn.sigmoid((pad[0] - DRIFT_EDGE) / DRIFT_WIDTH)
-        aim = pad + drift * jnp.array(motion.BIAS_DIRECTION)
+        aim = pad + motion.drift(pad, bias)
         outside = jnp.maximum(jnp.linalg.norm(tool[:2] - aim) - SPOUT, 0.0)
         z = jnp.minimum(self.low[2] + FUNNEL * outside, self.high[2])
         return motion.steer(tool, jnp.append(aim, z), self.reach)
