@@ -21,7 +21,7 @@ from wmpo_jax.models.vla import LlamaConfig, ViTConfig, VLAConfig
 Tensors = dict[str, np.ndarray]
 BFLOAT16 = jnp.dtype("bfloat16")
 
-_DINO = ViTConfig(28, 14, 128, 3, 2, 96, class_token=True, registers=4, layer_scale=True)
+_DINO = ViTConfig(28, 14, 128, 3, 2, 256, class_token=True, registers=4, layer_scale=True)
 CONFIGS: dict[str, Any] = {
     "policy": VLAConfig(
         dino=_DINO,
