@@ -97,10 +97,12 @@ CONFIG_JSON: dict[str, Any] = {
 }
 
 
-def tensors(kind: str, dtype: np.dtype | type = np.float32, seed: int = 0) -> Tensors:
+def tensors(
+    kind: str, dtype: np.dtype | type = np.float32, seed: int = 0, config: Any = None
+) -> Tensors:
     """Random values for every original name, the unused ones included."""
     rng = np.random.default_rng(seed)
-    config = CONFIGS[kind]
+    config = config or CONFIGS[kind]
     shapes: dict[str, Any] = KINDS[kind].shapes(config) | dict(KINDS[kind].dead(config))
     if kind == "world_model":
         shapes |= unused_shapes(config, 24, 5)

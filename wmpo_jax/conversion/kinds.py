@@ -5,6 +5,7 @@ here they get one form, so that importing and exporting are written once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -57,13 +58,20 @@ class Kind:
 
     def abstract(self, config: Any) -> tuple[nnx.GraphDef, dict[Path, nnx.Variable]]:
         """Graph and parameters as shapes; nothing is allocated."""
-        graphdef, params = nnx.split(nnx.eval_shape(lambda: self.build(config)), nnx.Param)
-        return graphdef, dict(nnx.to_flat_state(params))
+        return _abstract(self.build, config)
 
     def shapes(self, config: Any) -> dict[str, Shape]:
         """Name and shape of every original tensor that the network reads."""
         _, params = self.abstract(config)
         return {e.name: _their_shape(e, params[e.path].shape) for e in self.entries(config)}
+
+
+@functools.lru_cache(maxsize=8)  # seconds for the 7-B policy, and asked for several times
+def _abstract(
+    build: Callable[[Any], nnx.Module], config: Any
+) -> tuple[nnx.GraphDef, dict[Path, nnx.Variable]]:
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: build(config)), nnx.Param)
+    return graphdef, dict(nnx.to_flat_state(params))
 
 
 def _their_shape(entry: Entry, shape: Shape) -> Shape:
