@@ -30,12 +30,14 @@ def train(policy, pixels, steps=5):
         logits = nnx.merge(graphdef, adapters, frozen)(pixels, PROMPT)
         return -jax.nn.log_softmax(logits)[..., 7].mean()
 
-    state, losses = tx.init(adapters), []
-    for _ in range(steps):
+    def step(carry, _):
+        adapters, state = carry
         value, gradient = jax.value_and_grad(loss)(adapters)
         updates, state = tx.update(gradient, state)
-        adapters = optax.apply_updates(adapters, updates)
-        losses.append(float(value))
+        return (optax.apply_updates(adapters, updates), state), value
+
+    start = adapters, tx.init(adapters)
+    (adapters, _), losses = jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps))(start)
     nnx.update(policy, adapters)
     return losses
 

@@ -52,7 +52,7 @@ def export_checkpoint(source: store.Store, target: Path, shard_bytes: int = SHAR
         _write_file(target, lambda path: _write_torch(path, tensors))
     else:
         with store.new_folder(target) as folder:
-            _write_folder(folder, source.kind.weight_stem, tensors, shard_bytes)
+            write_folder(folder, source.kind.weight_stem, tensors, shard_bytes)
             store.copy_assets(source.folder / store.ASSETS, folder)
     live = {entry.name for entry in source.kind.entries(source.config)}
     missing = source.kind.dead(source.config).keys() - tensors.keys()
@@ -130,7 +130,7 @@ def _write_torch(path: Path, tensors: Mapping[str, Outgoing]) -> None:
     torch_files.save_state_dict(path, {name: x.read() for name, x in tensors.items()})
 
 
-def _write_folder(
+def write_folder(
     folder: Path, stem: str, tensors: Mapping[str, Outgoing], shard_bytes: int
 ) -> None:
     shards = list(_shards(tensors, shard_bytes))
