@@ -18,7 +18,7 @@ from wmpo_jax.conversion.torch_files import to_torch
 from wmpo_jax.models.vla.lora import add_lora, merge_lora
 
 STEPS, LEARNING_RATE = 4, 1e-3
-PROMPT = np.array([[1, 17, 23, 40, 59]] * 3)
+PROMPT = jnp.array([[1, 17, 23, 40, 59]] * 3)
 forward = nnx.jit(lambda model, *inputs: model(*inputs))
 
 
@@ -75,7 +75,9 @@ def test_exported_policy_gives_the_same_actions_in_torch(lora, pixels_BHWC, tmp_
     theirs = {name: to_torch(foreign.read(name)).float() for name in foreign.infos}
     pixels_BCHW = torch.from_numpy(np.moveaxis(pixels_BHWC, -1, 1).copy())
     with torch.no_grad():
-        logits = oracles.policy_logits(theirs, store.config, pixels_BCHW, torch.from_numpy(PROMPT))
+        logits = oracles.policy_logits(
+            theirs, store.config, pixels_BCHW, torch.tensor(PROMPT.tolist())
+        )
     logits = logits.numpy().reshape(ours.shape)
     difference = np.abs(ours - logits).max()
     with capsys.disabled():

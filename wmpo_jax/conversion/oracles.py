@@ -7,10 +7,11 @@ under their original names.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import transformers
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from wmpo_jax.models.autoencoder_kl import AutoencoderKLConfig
@@ -18,6 +19,8 @@ from wmpo_jax.models.videomae import VideoMAEConfig
 from wmpo_jax.models.vla import LlamaConfig, ViTConfig, VLAConfig
 
 Weights = Mapping[str, Tensor]
+# A torch module: what torch says of its attributes' types is too loose to be checked.
+Module = Any
 
 # timm's names inside a block -> those of transformers' DINOv2 and SigLIP; qkv is split besides.
 DINO_BLOCK = {
@@ -45,13 +48,13 @@ def under(weights: Weights, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
 
 
-def fill(module: nn.Module, weights: Weights) -> nn.Module:
+def fill(module: Module, weights: Weights) -> Module:
     """Puts weights into a module, all of them and no others, and makes it ready for inference."""
     module.load_state_dict(dict(weights), strict=True)
     return module.eval().requires_grad_(False)
 
 
-def dinov2(weights: Weights, config: ViTConfig) -> nn.Module:
+def dinov2(weights: Weights, config: ViTConfig) -> Module:
     """DINOv2 with registers, up to the block that the policy reads."""
     sizes = transformers.Dinov2WithRegistersConfig(
         hidden_size=config.width,
@@ -63,8 +66,8 @@ def dinov2(weights: Weights, config: ViTConfig) -> nn.Module:
         num_register_tokens=config.registers,
         layer_norm_eps=1e-6,
     )
-    model = transformers.Dinov2WithRegistersModel(sizes)
-    model.layernorm = nn.Identity()  # type: ignore[assignment]
+    model: Module = transformers.Dinov2WithRegistersModel(sizes)
+    model.layernorm = nn.Identity()
     pos_embed = weights["pos_embed"]
     return fill(
         model,
@@ -83,7 +86,7 @@ def dinov2(weights: Weights, config: ViTConfig) -> nn.Module:
     )
 
 
-def siglip(weights: Weights, config: ViTConfig) -> nn.Module:
+def siglip(weights: Weights, config: ViTConfig) -> Module:
     """SigLIP's vision tower, up to the block that the policy reads."""
     sizes = transformers.SiglipVisionConfig(
         hidden_size=config.width,
@@ -96,8 +99,8 @@ def siglip(weights: Weights, config: ViTConfig) -> nn.Module:
         layer_norm_eps=1e-6,
         vision_use_head=False,
     )
-    model = transformers.SiglipVisionModel(sizes)
-    model.post_layernorm = nn.Identity()  # type: ignore[assignment]
+    model: Module = transformers.SiglipVisionModel(sizes)
+    model.post_layernorm = nn.Identity()
     return fill(
         model,
         {
@@ -126,7 +129,7 @@ def _blocks(
     return blocks
 
 
-def llama(weights: Weights, config: LlamaConfig) -> nn.Module:
+def llama(weights: Weights, config: LlamaConfig) -> Module:
     """transformers' LlamaModel; its mask is the caller's business (see `full_mask`)."""
     sizes = transformers.LlamaConfig(
         vocab_size=config.vocab_size,
@@ -162,7 +165,7 @@ def policy_logits(
 
 
 def policy_embeddings(
-    weights: Weights, config: VLAConfig, decoder: nn.Module, pixels_BCHW: Tensor, prompt_BL: Tensor
+    weights: Weights, config: VLAConfig, decoder: Module, pixels_BCHW: Tensor, prompt_BL: Tensor
 ) -> Tensor:
     """[BOS] [patches] [rest of the prompt] [zero vectors] [stop]."""
     dino = dinov2(under(weights, "vision_backbone.featurizer."), config.dino)
@@ -179,14 +182,14 @@ def policy_embeddings(
         linear = under(weights, f"projector.{layer}.")
         patches_BPD = nn.functional.linear(patches_BPD, linear["weight"], linear["bias"])
     batch, slots = len(prompt_BL), config.chunk * config.action_dim
-    embed = decoder.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    embed = decoder.get_input_embeddings()
     words_BLD = embed(prompt_BL)
     zeros = torch.zeros(batch, slots, config.llama.width)
     stop = embed(torch.full((batch, 1), config.stop_token))
     return torch.cat([words_BLD[:, :1], patches_BPD, words_BLD[:, 1:], zeros, stop], 1)
 
 
-def videomae(weights: Weights, config: VideoMAEConfig) -> nn.Module:
+def videomae(weights: Weights, config: VideoMAEConfig) -> Module:
     """transformers' VideoMAEForVideoClassification."""
     sizes = transformers.VideoMAEConfig(
         image_size=config.image_size,
@@ -197,7 +200,7 @@ def videomae(weights: Weights, config: VideoMAEConfig) -> nn.Module:
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
         intermediate_size=config.mlp_size,
-        num_labels=config.num_labels,
+        num_labels=config.num_labels,  # pyright: ignore[reportCallIssue]
     )
     renamed = {
         name.replace(".q_bias", ".query.bias").replace(".v_bias", ".value.bias"): tensor
@@ -206,18 +209,17 @@ def videomae(weights: Weights, config: VideoMAEConfig) -> nn.Module:
     return fill(transformers.VideoMAEForVideoClassification(sizes), renamed)
 
 
-def autoencoder(weights: Weights, config: AutoencoderKLConfig) -> AutoencoderKL:
+def autoencoder(weights: Weights, config: AutoencoderKLConfig) -> Module:
     """diffusers' AutoencoderKL."""
     levels = len(config.block_out_channels)
-    model = AutoencoderKL(
-        block_out_channels=config.block_out_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=config.layers_per_block,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_num_groups,
-        scaling_factor=config.scaling_factor,
-        mid_block_add_attention=config.mid_attention,
-    )
-    fill(model, weights)
-    return model
+    sizes: dict[str, Any] = {
+        "block_out_channels": config.block_out_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_num_groups,
+        "scaling_factor": config.scaling_factor,
+        "mid_block_add_attention": config.mid_attention,
+    }
+    return fill(AutoencoderKL(**sizes), weights)

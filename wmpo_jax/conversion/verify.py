@@ -62,7 +62,7 @@ def _world_model(network, weights: Weights, rng: np.random.Generator):
     latents = rng.normal(size=(BATCH, config.frames, size, size, config.in_channels))
     actions = rng.uniform(-1, 1, (BATCH, config.chunk, config.action_dim))
     mask_BT = np.broadcast_to(np.arange(config.frames) >= config.history, latents.shape[:2])
-    inputs = [latents.astype(np.float32), np.float32([300.0, 990.0]), actions.astype(np.float32)]
+    inputs = [array.astype(np.float32) for array in (latents, np.array([300.0, 990.0]), actions)]
     forward = nnx.jit(lambda m, *x: m(*x, pixels, pixels))
     ours = forward(network, *inputs, mask_BT)
     x, t, a = map(torch.from_numpy, (np.moveaxis(inputs[0], -1, 1).copy(), *inputs[1:]))

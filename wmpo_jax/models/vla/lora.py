@@ -9,12 +9,15 @@ projector and language model; A is Gaussian, B zero, so training starts from the
 """
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from wmpo_jax.models.vla.policy import VLA
+
+Kind = TypeVar("Kind", bound=nnx.Module)
 
 
 class LoRALinear(nnx.Module):
@@ -71,10 +74,10 @@ def merge_lora(policy: VLA, pixels_BHWC: jax.Array, prompt_BL: jax.Array) -> flo
     return difference
 
 
-def _children(policy: VLA, kind: type) -> Iterator[tuple[nnx.Module, str, nnx.Module]]:
+def _children(policy: VLA, kind: type[Kind]) -> Iterator[tuple[nnx.Module, str, Kind]]:
     """Every submodule of a kind, with its owner and name there."""
     modules = [module for _, module in nnx.iter_modules(policy)]
     for module in modules:
         for name, child in list(vars(module).items()):
-            if type(child) is kind:
+            if isinstance(child, kind):
                 yield module, name, child
