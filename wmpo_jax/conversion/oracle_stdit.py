@@ -1,7 +1,7 @@
 """STDiT3 with actions in PyTorch, as plain functions of an original state dict.
 
 No installable package has the original module, so this is written from the fact sheet (wmpo.md 3.3)
-and held by the golden tensors (tests/parity/test_stdit.py). Patches must divide the latents.
+and held by the golden tensors (tests/parity/test_oracles_golden.py).
 """
 
 import math
@@ -9,7 +9,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import (
+    conv3d,
+    gelu,
+    layer_norm,
+    linear,
+    pad,
+    scaled_dot_product_attention,
+    silu,
+)
 
 from wmpo_jax.models.stdit import STDiTConfig
 
@@ -29,9 +37,10 @@ def forward(
     """float32 [B, 2C, T, H, W]; mask True = frame being denoised."""
     b, _, t, h, w = x_BCTHW.shape
     p, q = config.patch
-    rows, columns = h // p, w // q
+    rows, columns = -(-h // p), -(-w // q)
+    x = pad(x_BCTHW, (0, -w % q, 0, -h % p))
     kernel, bias = weights["x_embedder.proj.weight"], weights["x_embedder.proj.bias"]
-    x = torch.nn.functional.conv3d(x_BCTHW, kernel, bias, stride=(1, p, q))
+    x = conv3d(x, kernel, bias, stride=(1, p, q))
     x = x.flatten(3).permute(0, 2, 3, 1)  # B T S D
     x = x + position_embedding(config, rows, columns, height_px, width_px)
 
@@ -53,7 +62,8 @@ def forward(
     out = torch.where(mask_BT[..., None, None], out, again)
     out = _dense(weights, "final_layer.linear", out)
     out = out.reshape(b, t, rows, columns, p, q, config.out_channels)
-    return out.permute(0, 6, 1, 2, 4, 3, 5).reshape(b, config.out_channels, t, h, w)
+    out = out.permute(0, 6, 1, 2, 4, 3, 5).reshape(b, -1, t, rows * p, columns * q)
+    return out[..., :h, :w]
 
 
 def _block(weights, name: str, config: STDiTConfig, x: Tensor, told: Tensor, causal: bool):

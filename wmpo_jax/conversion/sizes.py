@@ -7,7 +7,7 @@ checkpoint's config.json where it has them, else from the released models.
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import jax.numpy as jnp
 
@@ -19,6 +19,7 @@ from wmpo_jax.runtime.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 Json = Mapping[str, Any]
+T = TypeVar("T")
 
 # Width of an attention head: the same in every size of the family.
 DINO_HEAD, SIGLIP_HEAD, LLAMA_HEAD, VIDEOMAE_HEAD = 64, 72, 128, 64
@@ -37,11 +38,11 @@ def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
             layer_scale=True,
         ),
         siglip=_vit(shapes, "vision_backbone.fused_featurizer", SIGLIP_HEAD),
-        llama=_llama(shapes, json.get("text_config", {})),
+        llama=_llama(shapes, _given(json, "text_config", {})),
         projector_width=_dims(shapes, "projector.fc1.weight", 2)[0],
-        n_action_classes=json.get("n_action_bins", released.n_action_classes),
-        n_unused_rows=json.get("pad_to_multiple_of", released.n_unused_rows),
-        pad_token=json.get("pad_token_id", released.pad_token),
+        n_action_classes=_given(json, "n_action_bins", released.n_action_classes),
+        n_unused_rows=_given(json, "pad_to_multiple_of", released.n_unused_rows),
+        pad_token=_given(json, "pad_token_id", released.pad_token),
     )
 
 
@@ -61,15 +62,14 @@ def _vit(shapes: Shapes, prefix: str, head: int) -> ViTConfig:
 def _llama(shapes: Shapes, json: Json) -> LlamaConfig:
     vocab_size, width = _dims(shapes, "language_model.model.embed_tokens.weight", 2)
     layers = r"language_model\.model\.layers\.(\d+)\."
-    heads = json.get("num_attention_heads") or _heads(width, LLAMA_HEAD, "language_model")
     return LlamaConfig(
         vocab_size=vocab_size,
         width=width,
         depth=_depth(shapes, layers),
-        heads=heads,
+        heads=_given_heads(json, width, LLAMA_HEAD, "language_model"),
         mlp_width=_dims(shapes, "language_model.model.layers.0.mlp.gate_proj.weight", 2)[0],
-        rms_norm_eps=json.get("rms_norm_eps", 1e-6),
-        rope_theta=json.get("rope_theta", 10_000.0),
+        rms_norm_eps=_given(json, "rms_norm_eps", 1e-6),
+        rope_theta=_given(json, "rope_theta", 10_000.0),
     )
 
 
@@ -97,17 +97,22 @@ def autoencoder_config(shapes: Shapes, json: Json) -> AutoencoderKLConfig:
     """Diffusers' AutoencoderKL; without a config.json the SDXL one."""
     if not json:
         return AutoencoderKLConfig.sdxl(jnp.float32)  # pyright: ignore[reportArgumentType]
-    try:
-        return AutoencoderKLConfig(
-            block_out_channels=tuple(json["block_out_channels"]),
-            layers_per_block=json["layers_per_block"],
-            latent_channels=json["latent_channels"],
-            norm_num_groups=json["norm_num_groups"],
-            scaling_factor=json["scaling_factor"],
-            mid_attention=json.get("mid_block_add_attention", True),
+    config = AutoencoderKLConfig(
+        block_out_channels=tuple(_given(json, "block_out_channels", [])),
+        layers_per_block=_given(json, "layers_per_block", 0),
+        latent_channels=_given(json, "latent_channels", 0),
+        norm_num_groups=_given(json, "norm_num_groups", 0),
+        scaling_factor=_given(json, "scaling_factor", 0.0),
+        mid_attention=_given(json, "mid_block_add_attention", True),
+    )
+    groups = config.norm_num_groups or 1
+    sizes = (*config.block_out_channels, config.layers_per_block, config.latent_channels)
+    if len(sizes) < 3 or min(sizes) < 1 or any(n % groups for n in config.block_out_channels):
+        raise UserError(
+            "config.json has no block_out_channels, layers_per_block, latent_channels and "
+            "norm_num_groups that fit together: take the autoencoder's own folder."
         )
-    except KeyError as error:
-        raise UserError(f"config.json lacks {error}: take the autoencoder's own folder.") from error
+    return config
 
 
 def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
@@ -117,13 +122,13 @@ def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
     layer = "videomae.encoder.layer"
     return dataclasses.replace(
         VideoMAEConfig.base(),
-        image_size=json.get("image_size", 224),
+        image_size=_given(json, "image_size", 224),
         patch_size=patch,
         num_frames=VIDEOMAE_WINDOW,
         tubelet_size=tubelet,
         hidden_size=hidden,
         num_layers=_depth(shapes, r"videomae\.encoder\.layer\.(\d+)\."),
-        num_heads=json.get("num_attention_heads") or _heads(hidden, VIDEOMAE_HEAD, layer),
+        num_heads=_given_heads(json, hidden, VIDEOMAE_HEAD, layer),
         mlp_size=_dims(shapes, f"{layer}.0.intermediate.dense.weight", 2)[0],
         num_labels=_dims(shapes, "classifier.weight", 2)[0],
     )
@@ -148,6 +153,28 @@ def _heads(width: int, head: int, where: str) -> int:
     if width % head:
         _not_this_kind(f"{where}: expected a width that is a multiple of {head}, found {width}")
     return width // head
+
+
+def _given_heads(json: Json, width: int, head: int, where: str) -> int:
+    heads = _given(json, "num_attention_heads", 0) or _heads(width, head, where)
+    if heads < 0 or width % heads:
+        _not_this_kind(f"{where}: expected a number of heads that divides {width}, found {heads}")
+    return heads
+
+
+def _given(json: Json, key: str, default: T) -> T:
+    """The value in config.json, of the default's type (a whole number may stand for a float)."""
+    value = json.get(key)
+    if value is None:
+        return default
+    if type(value) is int and isinstance(default, float):
+        return cast(T, float(value))
+    if type(value) is not type(default):
+        raise UserError(
+            f"config.json has {key} = {value!r}, expected {type(default).__name__}: "
+            "take the one that belongs to the weights."
+        )
+    return value
 
 
 def _not_this_kind(difference: str) -> NoReturn:

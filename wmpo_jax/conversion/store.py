@@ -192,7 +192,10 @@ def copy_assets(source: Path, target: Path) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json, {} without one."""
     path = folder / "config.json"
-    return load_json(path) if path.is_file() else {}
+    config = load_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no JSON object: take the one that belongs to the weights.")
+    return config
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

@@ -48,7 +48,7 @@ def check_files(source: Path) -> None:
     for flag, variant in FLAGS.items():
         if config.get(flag):
             _refuse(source, variant)
-    if config.get("num_images_in_input", 1) > 1:
+    if config.get("num_images_in_input", 1) != 1:
         _refuse(source, CAMERAS)
 
 
