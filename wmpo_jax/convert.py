@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 def run(flags: argparse.Namespace) -> None:
     environment.prepare()
     # Only now may JAX be imported: it reads the environment while it starts.
-    from wmpo_jax.conversion import exporting, importing, kinds, store, verify
+    from wmpo_jax.conversion import exporting, importing, kinds, store
 
     if flags.direction == "import":
         if flags.kind is None:
@@ -50,7 +50,17 @@ def run(flags: argparse.Namespace) -> None:
         print(exporting.export_checkpoint(source, flags.target))
         ours, theirs = flags.source, flags.target
     if flags.verify:
-        print(verify.compare(store.Store(ours), theirs))
+        compare(ours, theirs)
+
+
+def compare(ours: Path, theirs: Path) -> None:
+    """Compares with PyTorch, which is imported for this alone: it weighs hundreds of MB."""
+    from wmpo_jax.conversion import store, torch_files
+
+    torch_files.require_torch()
+    from wmpo_jax.conversion import verify
+
+    print(verify.compare(store.Store(ours), theirs))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """PyTorch -> Orbax -> PyTorch gives every tensor back, bit for bit, in every format."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from wmpo_jax.models.stdit import STDiT
 from wmpo_jax.models.stdit.weights import load_original
 from wmpo_jax.models.videomae.weights import from_hugging_face
 from wmpo_jax.models.vla.weights import load_state_dict
+from wmpo_jax.runtime.errors import UserError
 
 DTYPES = [np.float32, synthetic.BFLOAT16]
 
@@ -134,6 +137,11 @@ def test_trained_parameters_go_out_in_float32_with_the_unused_weights(tmp_path):
     run("import", "--kind=policy", f"--source={source}", f"--target={tmp_path / 'ours'}")
     ours = store.Store(tmp_path / "ours")
     _, params = ours.params(jnp.float32)
+    with pytest.raises(
+        UserError, match=r"projector/fc1/bias: expected float32\[64\], found nothing"
+    ):
+        partial = nnx.filter_state(params, lambda path, _: path != ("projector", "fc1", "bias"))
+        store.save_trained(tmp_path / "trained", ours, partial)
     store.save_trained(tmp_path / "trained", ours, jax.tree.map(lambda x: x + 1e-4, params))
     run("export", f"--source={tmp_path / 'trained'}", f"--target={tmp_path / 'back'}")
     back = read_all(tmp_path / "back")
@@ -144,3 +152,20 @@ def test_trained_parameters_go_out_in_float32_with_the_unused_weights(tmp_path):
         else:
             np.testing.assert_array_equal(back[name], array.astype(np.float32) + np.float32(1e-4))
     assert ours.config == store.Store(tmp_path / "trained").config
+
+
+def test_safetensors_go_both_ways_without_torch(tmp_path):
+    """torch is an extra, and hundreds of MB that a conversion need not hold."""
+    weights = synthetic.tensors("reward")
+    source = synthetic.write_folder(tmp_path / "source", "reward", weights, shards=1)
+    code = (
+        "import sys; from wmpo_jax.convert import main; source, ours, back = sys.argv[1:];"
+        "assert main(['import', '--kind=reward', '--source=' + source, '--target=' + ours]) == 0;"
+        "assert main(['export', '--source=' + ours, '--target=' + back]) == 0;"
+        "assert 'torch' not in sys.modules"
+    )
+    paths = [str(path) for path in (source, tmp_path / "ours", tmp_path / "back")]
+    command = [sys.executable, "-c", code, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(read_all(tmp_path / "back"), weights)

@@ -12,7 +12,7 @@ import numpy as np
 from wmpo_jax.conversion import store, torch_files
 from wmpo_jax.conversion.foreign import TORCH_SUFFIXES
 from wmpo_jax.conversion.importing import common_dtype
-from wmpo_jax.conversion.kinds import Entry
+from wmpo_jax.conversion.kinds import Entry, by_path
 from wmpo_jax.conversion.summary import Summary, summarise
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_json
@@ -62,8 +62,9 @@ def export_checkpoint(source: store.Store, target: Path, shard_bytes: int = SHAR
 def outgoing(source: store.Store) -> dict[str, Outgoing]:
     """Every tensor by original name, those of one stack after each other."""
     cache, stored = _LastArray(source), source.arrays(store.PARAMS)
+    source.check(stored)
     tensors: dict[str, Outgoing] = {}
-    for path, members in _by_path(source.kind.entries(source.config)).items():
+    for path, members in by_path(source.kind.entries(source.config)).items():
         name = store.leaf_name(path)
         imported = common_dtype([source.dtypes[entry.name] for entry in members])
         unchanged = np.dtype(stored[name].dtype) == imported
@@ -76,13 +77,6 @@ def outgoing(source: store.Store) -> dict[str, Outgoing]:
         read = functools.partial(source.read, store.UNUSED, name)
         tensors[name] = Outgoing(source.shapes[name], source.dtypes[name], read)
     return tensors
-
-
-def _by_path(entries: list[Entry]) -> dict[tuple, list[Entry]]:
-    parts: dict[tuple, list[Entry]] = {}
-    for entry in entries:
-        parts.setdefault(entry.path, []).append(entry)
-    return parts
 
 
 class _LastArray:

@@ -10,13 +10,11 @@ import numpy as np
 
 from wmpo_jax.conversion import store, variants
 from wmpo_jax.conversion.foreign import FLOATS, ForeignWeights
-from wmpo_jax.conversion.kinds import Entry, Kind
+from wmpo_jax.conversion.kinds import Entry, Kind, by_path
 from wmpo_jax.conversion.summary import Summary, summarise
 from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
-
-SHOWN = 12  # lines of a tree difference; a wrong kind differs in hundreds of places
 
 
 def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
@@ -64,10 +62,9 @@ def check_tensors(kind: Kind, config, foreign: ForeignWeights) -> list[str]:
         {name: _like(shape, infos, name) for name, shape in wanted.items()}, infos
     )
     if lines:
-        more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
         raise UserError(
             f"{foreign.source} does not hold the weights of a {kind.name} in {len(lines)} places, "
-            "check --kind and the files:\n  " + "\n  ".join(lines[:SHOWN] + more)
+            f"check --kind and the files:{store.listed(lines)}"
         )
     if ROTARY_NAME in infos:
         _check_rotary(foreign, config)
@@ -95,9 +92,6 @@ def _params(
 ) -> dict[str, store.LazyArray]:
     """Our parameters by name; those of stacked layers are put together when they are read."""
     _, variables = kind.abstract(config)
-    parts: dict[tuple, list[Entry]] = {}
-    for entry in entries:
-        parts.setdefault(entry.path, []).append(entry)
     return {
         store.leaf_name(path): store.LazyArray(
             variables[path].shape,
@@ -105,7 +99,7 @@ def _params(
             [functools.partial(_read, foreign, entry) for entry in members],
             stacked=members[0].index is not None,
         )
-        for path, members in parts.items()
+        for path, members in by_path(entries).items()
     }
 
 

@@ -80,6 +80,14 @@ def _their_shape(entry: Entry, shape: Shape) -> Shape:
     return entry.theirs(ours).shape
 
 
+def by_path(entries: list[Entry]) -> dict[Path, list[Entry]]:
+    """Entries of each of our parameters: one, or all layers of a stack in order."""
+    parts: dict[Path, list[Entry]] = {}
+    for entry in entries:
+        parts.setdefault(entry.path, []).append(entry)
+    return parts
+
+
 def compute_in(config: Any, dtype: Any) -> Any:
     """The same config with every `dtype` field, nested ones too, set to `dtype`."""
     changes = {}

@@ -25,11 +25,13 @@ from flax import nnx, traverse_util
 from orbax.checkpoint import type_handlers
 
 from wmpo_jax.conversion.kinds import KINDS, Kind
+from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import load_json, save_json
 
 RECORD = "conversion.json"
 PARAMS, UNUSED, ASSETS = "params", "unused", "assets"
+SHOWN = 12  # lines of a tree difference; a wrong kind differs in hundreds of places
 ASSET_SUFFIXES = (".json", ".py", ".model", ".txt", ".jinja")
 # Gives the sharding of a parameter from its path and shape.
 Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -134,6 +136,23 @@ class Store:
         filled = {path: variables[path].replace(found[name]) for path, name in names.items()}
         return graphdef, nnx.from_flat_state(filled)
 
+    def check(self, arrays: Mapping[str, Any]) -> None:
+        """UserError with the differences when `arrays` are not parameters of this network."""
+        _, variables = self.kind.abstract(self.config)
+        wanted = {
+            name: jax.ShapeDtypeStruct(
+                variable.shape, arrays[name].dtype if name in arrays else np.dtype("float32")
+            )
+            for path, variable in variables.items()
+            for name in (leaf_name(path),)
+        }
+        lines = tree_difference(wanted, arrays)
+        if lines:
+            raise UserError(
+                f"These are not the parameters of {self.folder} in {len(lines)} places, "
+                f"merge adapters and use the network it was loaded as:{listed(lines)}"
+            )
+
     def _restore(self, part: str, wanted: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
         nested = traverse_util.unflatten_dict(dict(wanted), sep="/")
         item = jax.tree.map(lambda _: 0, nested)
@@ -160,8 +179,12 @@ def save_trained(target: Path, like: Store, params: nnx.State) -> None:
       target: a new folder.
       like: the checkpoint that training began with; record, assets and unused tensors are its.
       params: parameters of the same network; they are stored in the dtype they have.
+
+    Raises:
+      UserError: `params` are not those of this network; the differences are listed.
     """
     arrays = {leaf_name(path): variable[...] for path, variable in nnx.to_flat_state(params)}
+    like.check(arrays)
     with new_folder(target) as folder:
         for name in (UNUSED, ASSETS):
             if (like.folder / name).is_dir():
@@ -196,6 +219,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} is no JSON object: take the one that belongs to the weights.")
     return config
+
+
+def listed(lines: list[str]) -> str:
+    """The first lines of a tree difference, each on a line of its own."""
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "".join(f"\n  {line}" for line in lines[:SHOWN] + more)
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
