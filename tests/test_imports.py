@@ -9,13 +9,15 @@ FLOORS = [
     {"runtime"},
     {"models"},
     {"algorithm", "envs", "data"},
-    {"stages", "report"},
+    {"stages", "report", "conversion"},
     {"main", "plan", "convert", "play"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Where each heavy package may be imported.
 HEAVY = {
-    "torch": {"convert"},
+    "torch": {"conversion"},
+    "transformers": {"conversion"},
+    "diffusers": {"conversion"},
     "tensorflow": {"data.rlds"},
     "tensorflow_datasets": {"data.rlds"},
     "clu": {"runtime.metrics"},

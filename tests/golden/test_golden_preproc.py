@@ -1,10 +1,12 @@
-"""Frames reach the policy as in the original pipeline, after the JPEG (golden README 7)."""
+"""Frames reach the policy as in the original pipeline (golden README 7)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.golden.loader import golden_files, load
+from wmpo_jax.data import jpeg
 from wmpo_jax.data.transforms import (
     ImageTransform,
     ImageTransformConfig,
@@ -15,11 +17,24 @@ from wmpo_jax.data.transforms import (
 )
 
 SIZE, AREA = 224, 0.9
+DENSITY_BYTES = [13, 14, 15, 16, 17]  # units and pixels per inch in the file's header
 
 
 @pytest.fixture(params=golden_files("preproc"), ids=lambda path: path.stem, scope="module")
 def golden(request):
     return load(request.param)
+
+
+def test_golden_jpeg(golden):
+    """TensorFlow's file but for five bytes that hold no pixels, and exactly its pixels."""
+    tensors, _ = golden
+    theirs = tensors["out.jpeg_bytes"].tobytes()
+    ours = jpeg.encode(tensors["in.image"])
+    assert len(ours) == len(theirs)
+    assert [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b] == DENSITY_BYTES
+    np.testing.assert_array_equal(jpeg.decode(theirs), tensors["out.jpeg_roundtrip"])
+    round_trip = jax.jit(jpeg.jpeg_round_trip)(jnp.asarray(tensors["in.image"])[None])[0]
+    np.testing.assert_array_equal(round_trip, tensors["out.jpeg_roundtrip"])
 
 
 def assert_same_pixels(actual, desired):
@@ -66,8 +81,8 @@ def test_golden_pixel_values(golden):
 def test_golden_whole_transform(golden):
     """All stages in one call: a pixel that was rounded the other way is one level off."""
     tensors, _ = golden
-    transform = ImageTransform(ImageTransformConfig(SIZE, lanczos_resize=True, crop_area=AREA))
-    pixels = transform(jnp.asarray(tensors["out.jpeg_roundtrip"])[None])[0]
+    config = ImageTransformConfig(SIZE, lanczos_resize=True, crop_area=AREA, jpeg=True)
+    pixels = ImageTransform(config)(jnp.asarray(tensors["in.image"])[None])[0]
     difference = np.abs(pixels - np.moveaxis(tensors["out.pixel_values"], 0, -1))
     one_level = 1 / 255 / 0.224
     assert difference.max() < one_level + 1e-4

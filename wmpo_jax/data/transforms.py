@@ -1,7 +1,8 @@
 """From a camera frame to what the policy's towers see: the only place where that is decided.
 
 Training, imagination and evaluation all call one `ImageTransform` (wmpo.md 2.6, golden README 7),
-and all of it runs inside jit. Each geometric stage returns uint8, rounded as the reference does.
+and all of it but the optional JPEG runs on the device. Each geometric stage returns uint8, rounded
+as the reference does.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from wmpo_jax.data.jpeg import jpeg_round_trip
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -29,6 +32,7 @@ class ImageTransformConfig:
         but not with simulator frames.
       crop_area: share of the image's area that the centre crop keeps; 1.0 keeps all of it.
       means, stds: one normalisation per tower, DINOv2 then SigLIP, of values in 0..1.
+      jpeg: compress and decompress first, as the reference does with imagined frames. Host code.
     """
 
     size: int
@@ -36,6 +40,7 @@ class ImageTransformConfig:
     crop_area: float
     means: tuple[Triple, Triple] = (IMAGENET_MEAN, HALF)
     stds: tuple[Triple, Triple] = (IMAGENET_STD, HALF)
+    jpeg: bool = False
 
     @classmethod
     def tiny(cls) -> "ImageTransformConfig":
@@ -43,7 +48,7 @@ class ImageTransformConfig:
         return cls(size=32, lanczos_resize=False, crop_area=1.0)
 
     @classmethod
-    def openvla(cls, *, lanczos_resize: bool = True) -> "ImageTransformConfig":
+    def openvla(cls, *, lanczos_resize: bool = True, jpeg: bool = False) -> "ImageTransformConfig":
         """OpenVLA's evaluation transform: 224 pixels, centre crop of 90 % of the area."""
         return cls(
             size=224,
@@ -51,6 +56,7 @@ class ImageTransformConfig:
             crop_area=0.9,
             means=(OPENVLA_MEAN, HALF),
             stds=(OPENVLA_STD, HALF),
+            jpeg=jpeg,
         )
 
 
@@ -62,6 +68,8 @@ class ImageTransform:
 
     def __call__(self, frame_BHWC: jax.Array) -> jax.Array:
         config = self.config
+        if config.jpeg:
+            frame_BHWC = jpeg_round_trip(frame_BHWC)
         if config.lanczos_resize:
             frame_BHWC = lanczos3_resize(frame_BHWC, config.size)
         if config.crop_area < 1.0 or frame_BHWC.shape[1:3] != (config.size, config.size):

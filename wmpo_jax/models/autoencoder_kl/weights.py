@@ -41,7 +41,10 @@ def from_diffusers(tensors: Mapping[str, np.ndarray], config: AutoencoderKLConfi
             f"({len(missing)} in all), unknown {unknown[:5]} ({len(unknown)} in all); "
             "choose the matching preset or checkpoint folder."
         )
-    loaded = {path: _from_torch_layout(tensors[name]) for path, name in names.items()}
+    loaded = {
+        path: jnp.asarray(from_torch_layout(tensors[name]), jnp.float32)
+        for path, name in names.items()
+    }
     for path, array in loaded.items():
         if array.shape != expected[path].shape:
             raise UserError(
@@ -54,7 +57,9 @@ def from_diffusers(tensors: Mapping[str, np.ndarray], config: AutoencoderKLConfi
 def to_diffusers(params: nnx.State) -> dict[str, np.ndarray]:
     """Parameters (or gradients of the same tree) -> diffusers names and layout, float32."""
     return {
-        diffusers_name(path): _to_torch_layout(np.asarray(variable[...], np.float32))
+        diffusers_name(path): np.ascontiguousarray(
+            to_torch_layout(np.asarray(variable[...], np.float32))
+        )
         for path, variable in nnx.to_flat_state(params)
     }
 
@@ -71,12 +76,13 @@ def _abstract_params(config: AutoencoderKLConfig) -> dict[Path, jax.ShapeDtypeSt
     return {path: var.get_value() for path, var in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
-def _from_torch_layout(array: np.ndarray) -> jax.Array:
-    """Conv OIHW -> HWIO, linear (out, in) -> (in, out), vectors as they are."""
+def from_torch_layout(array: np.ndarray) -> np.ndarray:
+    """Conv OIHW -> HWIO, linear (out, in) -> (in, out), vectors as they are; any dtype."""
     order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim)
-    return jnp.asarray(array if order is None else array.transpose(order), jnp.float32)
+    return array if order is None else array.transpose(order)
 
 
-def _to_torch_layout(array: np.ndarray) -> np.ndarray:
+def to_torch_layout(array: np.ndarray) -> np.ndarray:
+    """The inverse of `from_torch_layout`."""
     order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)
-    return array if order is None else np.ascontiguousarray(array.transpose(order))
+    return array if order is None else array.transpose(order)

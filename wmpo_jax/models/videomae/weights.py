@@ -64,7 +64,10 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray], config: VideoMAEConfig)
             f"({len(missing)} in all), unknown {unknown[:5]} ({len(unknown)} in all); "
             "choose the matching preset or checkpoint."
         )
-    loaded = {path: _from_torch_layout(tensors[name]) for path, name in names.items()}
+    loaded = {
+        path: jnp.asarray(from_torch_layout(tensors[name]), jnp.float32)
+        for path, name in names.items()
+    }
     for path, array in loaded.items():
         if array.shape != expected[path].shape:
             raise UserError(
@@ -77,8 +80,8 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray], config: VideoMAEConfig)
 def to_hugging_face(params: nnx.State, config: VideoMAEConfig) -> dict[str, np.ndarray]:
     """Parameters (or gradients of the same tree) -> original names and layouts, float32."""
     return {
-        hugging_face_name(path): _to_torch_layout(
-            np.asarray(variable[...], np.float32), config, path
+        hugging_face_name(path): np.ascontiguousarray(
+            to_torch_layout(np.asarray(variable[...], np.float32), config, path)
         )
         for path, variable in nnx.to_flat_state(params)
     }
@@ -97,19 +100,17 @@ def _abstract_params(config: VideoMAEConfig) -> dict[Path, jax.ShapeDtypeStruct]
     return {path: var.get_value() for path, var in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
-def _from_torch_layout(array: np.ndarray) -> jax.Array:
-    """Tubelet kernel (D, C, t, h, w) -> (t h w C, D), linear (out, in) -> (in, out)."""
+def from_torch_layout(array: np.ndarray) -> np.ndarray:
+    """Tubelet kernel (D, C, t, h, w) -> (t h w C, D), linear (out, in) -> (in, out); any dtype."""
     if array.ndim == 5:
-        array = array.transpose(2, 3, 4, 1, 0).reshape(-1, array.shape[0])
-    elif array.ndim == 2:
-        array = array.T
-    return jnp.asarray(array, jnp.float32)
+        return array.transpose(2, 3, 4, 1, 0).reshape(-1, array.shape[0])
+    return array.T if array.ndim == 2 else array
 
 
-def _to_torch_layout(array: np.ndarray, config: VideoMAEConfig, path: Path) -> np.ndarray:
+def to_torch_layout(array: np.ndarray, config: VideoMAEConfig, path: Path) -> np.ndarray:
+    """The inverse of `from_torch_layout` for the parameter at `path`."""
     if path == ("projection", "kernel"):
         side = config.patch_size
-        array = array.reshape(config.tubelet_size, side, side, 3, -1).transpose(4, 3, 0, 1, 2)
-    elif array.ndim == 2:
-        array = array.T
-    return np.ascontiguousarray(array)
+        split = array.reshape(config.tubelet_size, side, side, 3, -1)
+        return split.transpose(4, 3, 0, 1, 2)
+    return array.T if array.ndim == 2 else array

@@ -52,18 +52,29 @@ def name_table(config: VLAConfig) -> dict[str, Entry]:
 
 def dead_names(config: VLAConfig) -> list[str]:
     """Names in an OpenVLA checkpoint that no output depends on; they are dropped on the way in."""
-    names = []
-    for prefix, vit in (
-        ("vision_backbone.featurizer", config.dino),
-        ("vision_backbone.fused_featurizer", config.siglip),
+    return list(dead_shapes(config))
+
+
+def dead_shapes(config: VLAConfig) -> dict[str, tuple[int, ...]]:
+    """Original names and shapes of the last block and final norm of each tower, and of the pool."""
+    towers = {"featurizer": config.dino, "fused_featurizer": config.siglip}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tower, vit in towers.items():
+        prefix, width = f"vision_backbone.{tower}", vit.width
+        shapes |= _block_shapes(f"{prefix}.blocks.{vit.depth - 1}", vit)
+        shapes |= {f"{prefix}.norm.weight": (width,), f"{prefix}.norm.bias": (width,)}
+    pool, width, wide = f"{prefix}.attn_pool", config.siglip.width, config.siglip.mlp_width
+    shapes |= {f"{pool}.latent": (1, 1, width), f"{pool}.norm.weight": (width,)}
+    shapes |= {f"{pool}.norm.bias": (width,)}
+    for layer, inner, outer in (
+        ("q", width, width),
+        ("kv", width, 2 * width),
+        ("proj", width, width),
+        ("mlp.fc1", width, wide),
+        ("mlp.fc2", wide, width),
     ):
-        names += [name for name, _ in _block_entries(prefix, (), vit, vit.depth - 1)]
-        names += [f"{prefix}.norm.weight", f"{prefix}.norm.bias"]
-    pool = "vision_backbone.fused_featurizer.attn_pool"
-    layers = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
-    names.append(f"{pool}.latent")
-    names += [f"{pool}.{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-    return names
+        shapes |= _linear_shapes(f"{pool}.{layer}", inner, outer)
+    return shapes
 
 
 def load_state_dict(tensors: Mapping[str, np.ndarray], config: VLAConfig) -> VLA:
@@ -152,6 +163,21 @@ def _block_entries(
         # timm calls it `gamma`; OpenVLA renamed it.
         yield f"{block}.ls1.scale_factor", Entry((*path, "scale1"), SAME)
         yield f"{block}.ls2.scale_factor", Entry((*path, "scale2"), SAME)
+
+
+def _block_shapes(block: str, config: ViTConfig) -> dict[str, tuple[int, ...]]:
+    width = config.width
+    vectors = ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"]
+    vectors += ["ls1.scale_factor", "ls2.scale_factor"] if config.layer_scale else []
+    shapes: dict[str, tuple[int, ...]] = {f"{block}.{name}": (width,) for name in vectors}
+    shapes |= _linear_shapes(f"{block}.attn.qkv", width, 3 * width)
+    shapes |= _linear_shapes(f"{block}.attn.proj", width, width)
+    shapes |= _linear_shapes(f"{block}.mlp.fc1", width, config.mlp_width)
+    return shapes | _linear_shapes(f"{block}.mlp.fc2", config.mlp_width, width)
+
+
+def _linear_shapes(name: str, inner: int, outer: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outer, inner), f"{name}.bias": (outer,)}
 
 
 def _llama_entries(prefix: str, depth: int) -> Iterator[tuple[str, Entry]]:

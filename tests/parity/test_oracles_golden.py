@@ -1,0 +1,54 @@
+"""The PyTorch oracles themselves compute what the original modules computed (golden tensors)."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden import test_golden_policy, test_golden_stdit3
+from tests.golden.loader import golden_files
+from wmpo_jax.conversion import oracle_stdit, oracles
+
+MASKS = {"in.mask.hist", "in.mask.rand", "in.mask.all"}
+
+
+def is_case(name):
+    """out.<latent size>.<mask>"""
+    return len(name.split(".")) == 3 and f"in.mask.{name.split('.')[2]}" in MASKS
+
+
+@pytest.mark.parametrize("path", golden_files("stdit3"), ids=lambda path: path.stem)
+def test_golden_stdit_oracle(path):
+    golden = test_golden_stdit3.read_golden(path)
+    weights = {name: torch.from_numpy(x) for name, x in golden.weights.items()}
+    tensors = {name: torch.from_numpy(x) for name, x in golden.tensors.items()}
+    cases = [name.split(".")[1:] for name in tensors if name.startswith("out.") and is_case(name)]
+    assert len(cases) >= 6
+    for size, mask in cases:
+        out = oracle_stdit.forward(
+            weights,
+            golden.model.config,
+            tensors[f"in.{size}.x"],
+            tensors["in.timestep"],
+            tensors["in.action"],
+            tensors[f"in.mask.{mask}"],
+            float(tensors["in.height"]),
+            float(tensors["in.width"]),
+        )
+        np.testing.assert_allclose(out, tensors[f"out.{size}.{mask}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("path", golden_files("policy"), ids=lambda path: path.stem)
+def test_golden_policy_oracle(path):
+    """Each prompt alone: the oracle takes no padding."""
+    golden = test_golden_policy.Golden(path)
+    weights = {name: torch.from_numpy(x) for name, x in golden.state_dict.items()}
+    prompts, lengths = (np.asarray(x) for x in golden.prompts("in"))
+    for i, length in enumerate(lengths):
+        logits = oracles.policy_logits(
+            weights,
+            golden.config,
+            torch.from_numpy(golden["in.pixel_values"][i : i + 1]),
+            torch.from_numpy(prompts[i : i + 1, :length].astype(np.int64)),
+        )
+        expected = golden["out.train_forward.logits_last256"][i]
+        np.testing.assert_allclose(logits[0], expected, atol=1e-3)

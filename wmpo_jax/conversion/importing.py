@@ -1,0 +1,118 @@
+"""PyTorch -> Orbax: checks all that can be known beforehand, then copies tensor by tensor."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wmpo_jax.conversion import store, variants
+from wmpo_jax.conversion.foreign import FLOATS, ForeignWeights
+from wmpo_jax.conversion.kinds import Entry, Kind, by_path
+from wmpo_jax.conversion.summary import Summary, summarise
+from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
+from wmpo_jax.runtime.checkpoints import tree_difference
+from wmpo_jax.runtime.errors import UserError
+
+
+def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
+    """Converts an original checkpoint into a folder as `store` describes it.
+
+    Args:
+      source: a weight file or a folder with weights, config and statistics.
+      target: a new folder; it appears when everything is in it.
+
+    Raises:
+      UserError: the source is damaged, not of this kind, or of a variant that is not supported.
+    """
+    if not source.exists():
+        raise UserError(f"There is nothing at {source}: give the file or folder with the weights.")
+    if kind.name == "policy":
+        variants.check_files(source)
+    foreign = ForeignWeights(source)
+    if kind.name == "policy":
+        variants.check_names(foreign.infos)
+    shapes = {name: info.shape for name, info in foreign.infos.items()}
+    config = kind.config(shapes, store.read_config(source))
+    missing = check_tensors(kind, config, foreign)
+    entries = kind.entries(config)
+    live = {entry.name for entry in entries}
+    with store.new_folder(target) as folder:
+        store.write_arrays(folder / store.PARAMS, _params(foreign, kind, config, entries))
+        unused = {name: _whole(foreign, name) for name in foreign.infos if name not in live}
+        if unused:
+            store.write_arrays(folder / store.UNUSED, unused)
+        store.copy_assets(source, folder / store.ASSETS)
+        store.write_record(folder, kind, foreign.infos)
+    return summarise(foreign.infos, live, missing)
+
+
+def check_tensors(kind: Kind, config, foreign: ForeignWeights) -> list[str]:
+    """Compares names, shapes and dtypes with what the network needs.
+
+    Returns the unused tensors of the released checkpoints that this one lacks.
+    """
+    infos, dead = foreign.infos, kind.dead(config)
+    wanted = kind.shapes(config)
+    for name in infos.keys() & dead.keys():
+        wanted[name] = dead[name] or infos[name].shape
+    lines = tree_difference(
+        {name: _like(shape, infos, name) for name, shape in wanted.items()}, infos
+    )
+    if lines:
+        raise UserError(
+            f"{foreign.source} does not hold the weights of a {kind.name} in {len(lines)} places, "
+            f"check --kind and the files:{store.listed(lines)}"
+        )
+    if ROTARY_NAME in infos:
+        _check_rotary(foreign, config)
+    return sorted(dead.keys() - infos.keys())
+
+
+def _like(shape: tuple[int, ...], infos: Mapping, name: str) -> jax.ShapeDtypeStruct:
+    """What is expected: any float dtype is, and the one that was found if it is one."""
+    found = infos[name].dtype if name in infos else np.dtype("float32")
+    return jax.ShapeDtypeStruct(shape, found if found.name in FLOATS else np.dtype("float32"))
+
+
+def _check_rotary(foreign: ForeignWeights, config) -> None:
+    """The original computes with the stored frequencies, we with our own: they must agree."""
+    stored = foreign.read(ROTARY_NAME).astype(np.float32)
+    if not np.allclose(stored, rotary_frequencies(config), rtol=1e-2):  # bfloat16 rounds them
+        raise UserError(
+            f"{foreign.source} has other rotary frequencies ({ROTARY_NAME}) than the released "
+            "models, which is not supported."
+        )
+
+
+def _params(
+    foreign: ForeignWeights, kind: Kind, config, entries: list[Entry]
+) -> dict[str, store.LazyArray]:
+    """Our parameters by name; those of stacked layers are put together when they are read."""
+    _, variables = kind.abstract(config)
+    return {
+        store.leaf_name(path): store.LazyArray(
+            variables[path].shape,
+            common_dtype([foreign.infos[e.name].dtype for e in members]),
+            [functools.partial(_read, foreign, entry) for entry in members],
+            stacked=members[0].index is not None,
+        )
+        for path, members in by_path(entries).items()
+    }
+
+
+def _read(foreign: ForeignWeights, entry: Entry) -> np.ndarray:
+    return entry.ours(foreign.read(entry.name))
+
+
+def _whole(foreign: ForeignWeights, name: str) -> store.LazyArray:
+    info = foreign.infos[name]
+    read = functools.partial(foreign.read, name)
+    return store.LazyArray(info.shape, info.dtype, [read], stacked=False)
+
+
+def common_dtype(dtypes: list[np.dtype]) -> np.dtype:
+    """The smallest dtype that holds all exactly."""
+    return functools.reduce(jnp.promote_types, dtypes)

@@ -1,0 +1,181 @@
+"""The config a foreign checkpoint was made with, read off its tensor shapes.
+
+Shapes tell everything but the number of heads and a few constants; those come from the
+checkpoint's config.json where it has them, else from the released models.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar, cast
+
+import jax.numpy as jnp
+
+from wmpo_jax.models.autoencoder_kl import AutoencoderKLConfig
+from wmpo_jax.models.stdit import STDiTConfig
+from wmpo_jax.models.videomae import VideoMAEConfig
+from wmpo_jax.models.vla import LlamaConfig, ViTConfig, VLAConfig
+from wmpo_jax.runtime.errors import UserError
+
+Shapes = Mapping[str, tuple[int, ...]]
+Json = Mapping[str, Any]
+T = TypeVar("T")
+
+# Width of an attention head: the same in every size of the family.
+DINO_HEAD, SIGLIP_HEAD, LLAMA_HEAD, VIDEOMAE_HEAD = 64, 72, 128, 64
+VIDEOMAE_WINDOW = 8  # frames; WMPO's classifiers, whatever the hub's pre-training config says
+
+
+def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
+    """OpenVLA-OFT with discrete tokens, of any depth and width."""
+    released = VLAConfig.openvla_7b(jnp.float32)
+    return dataclasses.replace(
+        released,
+        dino=dataclasses.replace(
+            _vit(shapes, "vision_backbone.featurizer", DINO_HEAD),
+            class_token=True,
+            registers=_dims(shapes, "vision_backbone.featurizer.reg_token", 3)[1],
+            layer_scale=True,
+        ),
+        siglip=_vit(shapes, "vision_backbone.fused_featurizer", SIGLIP_HEAD),
+        llama=_llama(shapes, _given(json, "text_config", {})),
+        projector_width=_dims(shapes, "projector.fc1.weight", 2)[0],
+        n_action_classes=_given(json, "n_action_bins", released.n_action_classes),
+        n_unused_rows=_given(json, "pad_to_multiple_of", released.n_unused_rows),
+        pad_token=_given(json, "pad_token_id", released.pad_token),
+    )
+
+
+def _vit(shapes: Shapes, prefix: str, head: int) -> ViTConfig:
+    width, _, patch, _ = _dims(shapes, f"{prefix}.patch_embed.proj.weight", 4)
+    patches = _dims(shapes, f"{prefix}.pos_embed", 3)[1]
+    return ViTConfig(
+        image_size=round(patches**0.5) * patch,
+        patch=patch,
+        width=width,
+        depth=_depth(shapes, prefix + r"\.blocks\.(\d+)\."),
+        heads=_heads(width, head, prefix),
+        mlp_width=_dims(shapes, f"{prefix}.blocks.0.mlp.fc1.weight", 2)[0],
+    )
+
+
+def _llama(shapes: Shapes, json: Json) -> LlamaConfig:
+    vocab_size, width = _dims(shapes, "language_model.model.embed_tokens.weight", 2)
+    layers = r"language_model\.model\.layers\.(\d+)\."
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        width=width,
+        depth=_depth(shapes, layers),
+        heads=_given_heads(json, width, LLAMA_HEAD, "language_model"),
+        mlp_width=_dims(shapes, "language_model.model.layers.0.mlp.gate_proj.weight", 2)[0],
+        rms_norm_eps=_given(json, "rms_norm_eps", 1e-6),
+        rope_theta=_given(json, "rope_theta", 10_000.0),
+    )
+
+
+def world_model_config(shapes: Shapes, json: Json) -> STDiTConfig:
+    """STDiT3 with actions; history 4 and chunk 8 are WMPO's and stand in no checkpoint."""
+    hidden, channels, _, rows, columns = _dims(shapes, "x_embedder.proj.weight", 5)
+    wide, action_dim = _dims(shapes, "action_embedder.fc.0.weight", 2)
+    (head,) = _dims(shapes, "spatial_blocks.0.attn.q_norm.weight", 1)
+    outputs = _dims(shapes, "final_layer.linear.weight", 2)[0]
+    return dataclasses.replace(
+        STDiTConfig.xl_2(),
+        in_channels=channels,
+        patch=(rows, columns),
+        hidden=hidden,
+        depth=_depth(shapes, r"spatial_blocks\.(\d+)\."),
+        heads=_heads(hidden, head, "spatial_blocks"),
+        action_dim=action_dim,
+        mlp_ratio=wide / hidden,
+        pred_sigma=outputs == 2 * channels * rows * columns,
+        dtype=jnp.float32,
+    )
+
+
+def autoencoder_config(shapes: Shapes, json: Json) -> AutoencoderKLConfig:
+    """Diffusers' AutoencoderKL; without a config.json the SDXL one."""
+    if not json:
+        return AutoencoderKLConfig.sdxl(jnp.float32)  # pyright: ignore[reportArgumentType]
+    config = AutoencoderKLConfig(
+        block_out_channels=tuple(_given(json, "block_out_channels", [])),
+        layers_per_block=_given(json, "layers_per_block", 0),
+        latent_channels=_given(json, "latent_channels", 0),
+        norm_num_groups=_given(json, "norm_num_groups", 0),
+        scaling_factor=_given(json, "scaling_factor", 0.0),
+        mid_attention=_given(json, "mid_block_add_attention", True),
+    )
+    groups = config.norm_num_groups or 1
+    sizes = (*config.block_out_channels, config.layers_per_block, config.latent_channels)
+    if len(sizes) < 3 or min(sizes) < 1 or any(n % groups for n in config.block_out_channels):
+        raise UserError(
+            "config.json has no block_out_channels, layers_per_block, latent_channels and "
+            "norm_num_groups that fit together: take the autoencoder's own folder."
+        )
+    return config
+
+
+def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
+    """VideoMAE classifier with two or more labels."""
+    kernel = "videomae.embeddings.patch_embeddings.projection.weight"
+    hidden, _, tubelet, patch, _ = _dims(shapes, kernel, 5)
+    layer = "videomae.encoder.layer"
+    return dataclasses.replace(
+        VideoMAEConfig.base(),
+        image_size=_given(json, "image_size", 224),
+        patch_size=patch,
+        num_frames=VIDEOMAE_WINDOW,
+        tubelet_size=tubelet,
+        hidden_size=hidden,
+        num_layers=_depth(shapes, r"videomae\.encoder\.layer\.(\d+)\."),
+        num_heads=_given_heads(json, hidden, VIDEOMAE_HEAD, layer),
+        mlp_size=_dims(shapes, f"{layer}.0.intermediate.dense.weight", 2)[0],
+        num_labels=_dims(shapes, "classifier.weight", 2)[0],
+    )
+
+
+def _dims(shapes: Shapes, name: str, count: int) -> tuple[int, ...]:
+    shape = shapes.get(name)
+    if shape is None or len(shape) != count or 0 in shape:
+        found = "nothing" if shape is None else f"shape {shape}"
+        _not_this_kind(f"{name}: expected {count} dimensions, found {found}")
+    return shape
+
+
+def _depth(shapes: Shapes, pattern: str) -> int:
+    numbers = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    if not numbers or max(numbers) >= len(shapes):
+        _not_this_kind(f"{pattern}: expected numbered layers, found {len(numbers)} names")
+    return max(numbers) + 1
+
+
+def _heads(width: int, head: int, where: str) -> int:
+    if width % head:
+        _not_this_kind(f"{where}: expected a width that is a multiple of {head}, found {width}")
+    return width // head
+
+
+def _given_heads(json: Json, width: int, head: int, where: str) -> int:
+    heads = _given(json, "num_attention_heads", 0) or _heads(width, head, where)
+    if heads < 0 or width % heads:
+        _not_this_kind(f"{where}: expected a number of heads that divides {width}, found {heads}")
+    return heads
+
+
+def _given(json: Json, key: str, default: T) -> T:
+    """The value in config.json, of the default's type (a whole number may stand for a float)."""
+    value = json.get(key)
+    if value is None:
+        return default
+    if type(value) is int and isinstance(default, float):
+        return cast(T, float(value))
+    if type(value) is not type(default):
+        raise UserError(
+            f"config.json has {key} = {value!r}, expected {type(default).__name__}: "
+            "take the one that belongs to the weights."
+        )
+    return value
+
+
+def _not_this_kind(difference: str) -> NoReturn:
+    raise UserError(f"These are not weights of this --kind, which says {difference}.")

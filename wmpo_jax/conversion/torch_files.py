@@ -1,0 +1,94 @@
+"""State dicts in torch's own file format: tensors only, no code, mapped rather than loaded."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import jax.numpy as jnp
+import numpy as np
+
+from wmpo_jax.runtime.errors import UserError
+
+# What torch.load raises for files that are cut off, damaged, or want more than tensors.
+DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError)
+
+
+class TorchFile:
+    """A `.pt`, `.pth` or `.bin` file that holds a mapping from names to dense tensors."""
+
+    def __init__(self, path: Path) -> None:
+        torch = require_torch()
+        try:
+            # The format before torch 1.6 is no zip archive and cannot be mapped.
+            tensors = torch.load(
+                path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True
+            )
+        except (*DAMAGED, AttributeError, OSError) as error:
+            raise UserError(
+                f"{path} is cut off or a pickle of more than tensors, which is not opened: "
+                "save the bare state dict with torch.save(model.state_dict(), file)."
+            ) from error
+        if not isinstance(tensors, Mapping) or not tensors:
+            raise UserError(f"{path} holds {type(tensors).__name__}, not a state dict of tensors.")
+        for name, tensor in tensors.items():
+            dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+            if not isinstance(name, str) or not dense or tensor.is_quantized:
+                raise UserError(
+                    f"{path} holds {type(tensor).__name__} under '{name}', not a dense tensor: "
+                    "save the bare state dict."
+                )
+        self._tensors = tensors
+        self._path = path
+
+    def describe(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of every tensor."""
+        return {name: (tuple(x.shape), self._dtype(name)) for name, x in self._tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return to_numpy(self._tensors[name])
+
+    def _dtype(self, name: str) -> np.dtype:
+        text = str(self._tensors[name].dtype).removeprefix("torch.")
+        try:
+            return jnp.dtype(text)
+        except TypeError as error:
+            raise UserError(
+                f"{self._path} stores {name} as {text}, which is no kind of weight."
+            ) from error
+
+
+def to_numpy(tensor) -> np.ndarray:
+    """A torch tensor's values; NumPy has no bfloat16 of its own, so its bits are relabelled."""
+    torch = require_torch()
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.numpy()
+
+
+def to_torch(array: np.ndarray):
+    """A torch tensor that shares the memory of `array` where it can."""
+    torch = require_torch()
+    array = np.ascontiguousarray(array)
+    if array.dtype == jnp.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def save_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes what `torch.load` reads; all tensors are in memory at once."""
+    torch = require_torch()
+    torch.save({name: to_torch(array) for name, array in tensors.items()}, path)
+
+
+def require_torch() -> ModuleType:
+    """torch, or a UserError that says how to get it; safetensors files do without."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "torch is needed here: install the extra with pip install 'wmpo_jax[torch]'."
+        ) from error
+    return torch

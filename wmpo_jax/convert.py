@@ -1,0 +1,67 @@
+"""The door between PyTorch's checkpoints and ours, both ways.
+
+    python -m wmpo_jax.convert import --kind=policy --source=openvla_folder --target=policy --verify
+    python -m wmpo_jax.convert export --source=policy --target=openvla_folder
+
+Exit status: 0 done, 2 the user can mend it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wmpo_jax.runtime import environment
+from wmpo_jax.runtime.errors import UserError
+
+KINDS = ("policy", "world_model", "autoencoder", "reward")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `argv` (flags without the program's name); returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m wmpo_jax.convert", allow_abbrev=False)
+    parser.add_argument("direction", choices=("import", "export"))
+    parser.add_argument("--kind", choices=KINDS, help="import: what the weights are")
+    parser.add_argument("--source", required=True, type=Path, help="folder or file to read")
+    parser.add_argument("--target", required=True, type=Path, help="folder or file to write")
+    parser.add_argument("--verify", action="store_true", help="compare with PyTorch on one input")
+    try:
+        run(parser.parse_args(argv))
+    except UserError as error:
+        print(f"wmpo_jax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(flags: argparse.Namespace) -> None:
+    environment.prepare()
+    # Only now may JAX be imported: it reads the environment while it starts.
+    from wmpo_jax.conversion import exporting, importing, kinds, store
+
+    if flags.direction == "import":
+        if flags.kind is None:
+            raise UserError(f"import needs --kind, one of {', '.join(KINDS)}.")
+        print(importing.import_checkpoint(kinds.KINDS[flags.kind], flags.source, flags.target))
+        ours, theirs = flags.target, flags.source
+    else:
+        source = store.Store(flags.source)
+        if flags.kind not in (None, source.kind.name):
+            raise UserError(f"{flags.source} is a {source.kind.name}, not a {flags.kind}.")
+        print(exporting.export_checkpoint(source, flags.target))
+        ours, theirs = flags.source, flags.target
+    if flags.verify:
+        compare(ours, theirs)
+
+
+def compare(ours: Path, theirs: Path) -> None:
+    """Compares with PyTorch, which is imported for this alone: it weighs hundreds of MB."""
+    from wmpo_jax.conversion import store, torch_files
+
+    torch_files.require_torch()
+    from wmpo_jax.conversion import verify
+
+    print(verify.compare(store.Store(ours), theirs))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
