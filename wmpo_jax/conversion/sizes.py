@@ -76,7 +76,8 @@ def _llama(shapes: Shapes, json: Json) -> LlamaConfig:
 def world_model_config(shapes: Shapes, json: Json) -> STDiTConfig:
     """STDiT3 with actions; history 4 and chunk 8 are WMPO's and stand in no checkpoint."""
     hidden, channels, _, rows, columns = _dims(shapes, "x_embedder.proj.weight", 5)
-    wide, action_dim = _dims(shapes, "action_embedder.fc.0.weight", 2)
+    action_dim = _dims(shapes, "action_embedder.fc.0.weight", 2)[1]
+    wide = _dims(shapes, "spatial_blocks.0.mlp.fc1.weight", 2)[0]
     (head,) = _dims(shapes, "spatial_blocks.0.attn.q_norm.weight", 1)
     outputs = _dims(shapes, "final_layer.linear.weight", 2)[0]
     return dataclasses.replace(
