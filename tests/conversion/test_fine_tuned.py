@@ -9,7 +9,7 @@ import torch
 from flax import nnx
 
 from tests.conversion import synthetic
-from tests.golden.loader import golden_files, load
+from tests.golden.loader import DEFAULT_FOLDER, load
 from wmpo_jax import convert
 from wmpo_jax.conversion import oracles
 from wmpo_jax.conversion.foreign import ForeignWeights
@@ -25,7 +25,7 @@ forward = nnx.jit(lambda model, *inputs: model(*inputs))
 @pytest.fixture(scope="module")
 def pixels_BHWC():
     """The observations of the golden policy file."""
-    tensors, _ = load(golden_files("policy")[0])
+    tensors, _ = load(DEFAULT_FOLDER / "policy_a.safetensors")
     return np.moveaxis(tensors["in.pixel_values"], 1, -1)
 
 

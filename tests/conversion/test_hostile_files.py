@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from orbax.checkpoint import type_handlers
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -80,7 +81,7 @@ def test_dtype_that_numpy_does_not_know(tmp_path, capsys):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, synthetic.BFLOAT16])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_values_that_are_no_numbers(suffix, dtype, value, weights, tmp_path, capsys):
+def test_values_that_are_no_numbers(suffix, dtype, value, weights, tmp_path, capsys, caplog):
     spoilt = {name: array.astype(dtype) for name, array in weights.items()}
     spoilt["videomae.encoder.layer.1.output.dense.weight"][3, 5] = value
     path = tmp_path / f"x{suffix}"
@@ -88,6 +89,7 @@ def test_values_that_are_no_numbers(suffix, dtype, value, weights, tmp_path, cap
     message = refusal(path, capsys)
     assert "NaN or infinite values in videomae.encoder.layer.1.output.dense.weight" in message
     assert one_sentence(message)
+    assert not caplog.records  # Orbax would log two tracebacks besides
 
 
 def test_shard_that_is_missing(folder, capsys):
@@ -186,11 +188,30 @@ def test_weights_of_another_kind(kind, complaint, folder, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"image_size": "big"}', '{"num_attention_heads": 7}', '{"image_size": [1]}'],
+    [
+        "{",
+        "[]",
+        '{"image_size": "big"}',
+        '{"num_attention_heads": 7}',
+        '{"image_size": [1]}',
+        '{"image_size": 0}',
+        '{"image_size": 30}',
+    ],
 )
 def test_config_that_is_none(text, folder, capsys):
     (folder / "config.json").write_text(text)
     assert one_sentence(refusal(folder, capsys))
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_action_bins": 1}, {"n_action_bins": 400}, {"pad_to_multiple_of": -5}]
+)
+def test_policy_config_that_leaves_no_action_tokens(change, tmp_path, capsys):
+    source = tmp_path / "source"
+    synthetic.write_folder(source, "policy", synthetic.tensors("policy"), shards=1)
+    (source / "config.json").write_text(json.dumps(synthetic.CONFIG_JSON["policy"] | change))
+    message = refusal(source, capsys, "policy")
+    assert "do not fit the 384 rows" in message and one_sentence(message)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +253,42 @@ def test_target_that_exists_is_left_alone(folder, tmp_path, capsys):
     assert convert.main(flags) == 2
     assert "exists already" in capsys.readouterr().err
     assert [path.name for path in target.iterdir()] == ["mine"]
+
+
+FULL = "RESOURCE_EXHAUSTED: Error writing x: No space left on device"
+
+
+def test_full_disk_leaves_nothing_behind(folder, tmp_path, capsys, caplog, monkeypatch):
+    ours, new = tmp_path / "ours", tmp_path / "new"
+    flags = ["import", "--kind=reward", f"--source={folder}"]
+    assert convert.main([*flags, f"--target={ours}"]) == 0
+
+    def complain(error):
+        def write(*args, **kwargs):
+            raise error
+
+        return write
+
+    def refused(flags):
+        assert convert.main(flags) == 2
+        message = capsys.readouterr().err
+        assert "could not be written" in message and one_sentence(message)
+        assert not new.exists() and not caplog.records
+
+    monkeypatch.setattr(torch, "save", complain(RuntimeError("unexpected pos 6080 vs 5968")))
+    refused(["export", f"--source={ours}", f"--target={new / 'deep' / 'x.pth'}"])
+    monkeypatch.setattr(
+        type_handlers.NumpyHandler, "_background_serialize", complain(ValueError(FULL))
+    )
+    refused([*flags, f"--target={new / 'deep' / 'ours'}"])
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "config.json/below_a_file"])
+def test_places_that_cannot_be(name, folder, tmp_path, capsys):
+    for source, target in ((folder, folder / name), (folder / name, tmp_path / "target")):
+        flags = ["import", "--kind=reward", f"--source={source}", f"--target={target}"]
+        assert convert.main(flags) == 2
+        assert one_sentence(capsys.readouterr().err)
 
 
 def test_damaged_store_is_refused_by_export(folder, tmp_path, capsys):

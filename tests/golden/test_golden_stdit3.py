@@ -60,6 +60,15 @@ def full_precision():
         yield
 
 
+def runs(golden: Golden) -> list[tuple[str, str]]:
+    """Latent size and mask of every forward pass of the file: its outputs `out.<size>.<mask>`."""
+    pairs = [name.split(".")[1:] for name in golden.tensors if name.startswith("out.")]
+    pairs = [pair for pair in pairs if len(pair) == 2]
+    found = [(s, m) for s, m in pairs if {f"in.{s}.x", f"in.mask.{m}"} <= golden.tensors.keys()]
+    assert found
+    return found
+
+
 def arguments(golden: Golden, size: str, mask: str) -> tuple[Any, ...]:
     t = golden.tensors
     pixels = int(t["in.height"][0]), int(t["in.width"][0])
@@ -82,10 +91,7 @@ denoise = nnx.jit(STDiT.denoise, static_argnums=(5, 6))
 
 
 def test_golden_stdit3_outputs(golden):
-    runs = [name.split(".")[1:] for name in golden.tensors if name.startswith("out.")]
-    runs = [run for run in runs if len(run) == 2 and run[1] in ("hist", "rand", "all")]
-    assert runs
-    for size, mask in runs:
+    for size, mask in runs(golden):
         latents, timestep, actions, mask_BT, *pixels = arguments(golden, size, mask)
         out = forward(golden.model, latents, timestep, actions, mask_BT, *pixels)
         expected = channels_last(golden.tensors[f"out.{size}.{mask}"])
@@ -94,7 +100,9 @@ def test_golden_stdit3_outputs(golden):
 
 def test_golden_stdit3_cached_history(golden):
     history = golden.model.config.history
-    for size in ("sq", "odd"):
+    sizes = [size for size, mask in runs(golden) if mask == "hist"]
+    assert sizes
+    for size in sizes:
         latents, timestep, actions, _, *pixels = arguments(golden, size, "hist")
         cache = encode_history(golden.model, latents[:, :history], *pixels)
         out = denoise(golden.model, latents[:, history:], timestep, actions, cache, *pixels)
@@ -112,10 +120,11 @@ def test_golden_stdit3_embeddings(golden):
     expected = t["out.sq.hist.action_embed"].reshape(actions.shape)
     np.testing.assert_allclose(actions, expected, atol=ATOL)
     pixels = int(t["in.height"][0]), int(t["in.width"][0])
-    for size, latent_shape in golden.metadata["latent_sizes"].items():
-        grid = [-(-n // p) for n, p in zip(latent_shape, model.config.patch, strict=True)]
+    for name in [name for name in t if name.endswith(".pos_emb")]:
+        latents = t[f"in.{name.split('.')[1]}.x"]
+        grid = [-(-n // p) for n, p in zip(latents.shape[-2:], model.config.patch, strict=True)]
         positions = position_embedding(model.config, grid[0], grid[1], *pixels)
-        np.testing.assert_allclose(positions[None], t[f"out.{size}.pos_emb"], atol=ATOL)
+        np.testing.assert_allclose(positions[None], t[name], atol=ATOL, err_msg=name)
 
 
 def test_golden_stdit3_first_pair(golden):

@@ -1,5 +1,7 @@
 """The autoencoder against diffusers 0.33 (`vae_*.safetensors`): encode, decode, video path."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,13 @@ from wmpo_jax.models import autoencoder_kl as vae
 from wmpo_jax.models.autoencoder_kl import weights
 
 CLOSE = {"rtol": 0, "atol": 5e-5}
+
+
+class Golden(NamedTuple):
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+    foreign: dict[str, np.ndarray]
+    model: vae.AutoencoderKL
 
 
 def config_of(metadata) -> vae.AutoencoderKLConfig:
@@ -33,7 +42,7 @@ def golden(request):
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: vae.AutoencoderKL(config, rngs=nnx.Rngs(0))))
     model = nnx.merge(graphdef, weights.from_diffusers(foreign, config))
     with jax.default_matmul_precision("highest"):
-        yield tensors, foreign, model
+        yield Golden(tensors, metadata, foreign, model)
 
 
 def last(array: np.ndarray) -> jax.Array:
@@ -42,29 +51,30 @@ def last(array: np.ndarray) -> jax.Array:
 
 
 def test_golden_encode(golden):
-    tensors, _, model = golden
+    tensors, model = golden.tensors, golden.model
     images = last(tensors["in.image"])
     before = jax.jit(lambda x: model.encoder(x))(images)
     np.testing.assert_allclose(before, last(tensors["out.encode.h_before_quant_conv"]), **CLOSE)
     mean, logvar = jax.jit(model.encode)(images)
     np.testing.assert_allclose(mean, last(tensors["out.encode.mean"]), **CLOSE)
     np.testing.assert_allclose(logvar, last(tensors["out.encode.logvar"]), **CLOSE)
-    np.testing.assert_allclose(
-        jnp.exp(0.5 * logvar), last(tensors["out.encode.std"]), rtol=0, atol=5e-5
-    )
+    np.testing.assert_allclose(jnp.exp(0.5 * logvar), last(tensors["out.encode.std"]), **CLOSE)
+    their_mean, their_logvar = np.split(last(tensors["out.encode.moments"]), 2, axis=-1)
+    np.testing.assert_allclose(mean, their_mean, **CLOSE)
+    np.testing.assert_allclose(logvar, their_logvar.clip(-30, 20), **CLOSE)
     kl = vae.kl_divergence(mean, logvar)
     np.testing.assert_allclose(kl, tensors["out.encode.kl"], rtol=1e-5)
 
 
 def test_golden_decode(golden):
-    tensors, _, model = golden
+    tensors, model = golden.tensors, golden.model
     scaled = last(tensors["in.latent"]) * model.config.scaling_factor
     images = jax.jit(model.decode)(scaled)
     np.testing.assert_allclose(images, last(tensors["out.decode.sample"]), **CLOSE)
 
 
 def test_golden_video(golden):
-    tensors, _, model = golden
+    tensors, model = golden.tensors, golden.model
     video_BTHWC = last(tensors["in.video"])
     frames = video_BTHWC.reshape(-1, *video_BTHWC.shape[2:])
     z = model.scale_latents(*jax.jit(model.encode)(frames), last(tensors["in.noise"]))
@@ -73,14 +83,15 @@ def test_golden_video(golden):
     decoded = jax.jit(model.decode)(z).reshape(video_BTHWC.shape)
     np.testing.assert_allclose(decoded, last(tensors["out.video.decode"]), **CLOSE)
     expected = tensors["out.video.uint8_BTHWC"].astype(int)
-    pixels = vae.decode_frames(model, last(tensors["out.video.z"]), micro_batch=4)
+    pixels = vae.decode_frames(
+        model, last(tensors["out.video.z"]), micro_batch=golden.metadata["micro_batch_size"]
+    )
     difference = np.abs(np.asarray(pixels, int) - expected)
-    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+    assert difference.max() <= 1 and (difference > 0).sum() <= max(3, 1e-3 * difference.size)
 
 
 def test_golden_weights_survive_the_round_trip(golden):
-    _, foreign, model = golden
-    back = weights.to_diffusers(nnx.state(model, nnx.Param))
-    assert back.keys() == foreign.keys()
-    for name, array in foreign.items():
+    back = weights.to_diffusers(nnx.state(golden.model, nnx.Param))
+    assert back.keys() == golden.foreign.keys()
+    for name, array in golden.foreign.items():
         np.testing.assert_array_equal(back[name], array)

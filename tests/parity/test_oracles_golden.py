@@ -8,22 +8,13 @@ from tests.golden import test_golden_policy, test_golden_stdit3
 from tests.golden.loader import golden_files
 from wmpo_jax.conversion import oracle_stdit, oracles
 
-MASKS = {"in.mask.hist", "in.mask.rand", "in.mask.all"}
-
-
-def is_case(name):
-    """out.<latent size>.<mask>"""
-    return len(name.split(".")) == 3 and f"in.mask.{name.split('.')[2]}" in MASKS
-
 
 @pytest.mark.parametrize("path", golden_files("stdit3"), ids=lambda path: path.stem)
 def test_golden_stdit_oracle(path):
     golden = test_golden_stdit3.read_golden(path)
     weights = {name: torch.from_numpy(x) for name, x in golden.weights.items()}
     tensors = {name: torch.from_numpy(x) for name, x in golden.tensors.items()}
-    cases = [name.split(".")[1:] for name in tensors if name.startswith("out.") and is_case(name)]
-    assert len(cases) >= 6
-    for size, mask in cases:
+    for size, mask in test_golden_stdit3.runs(golden):
         out = oracle_stdit.forward(
             weights,
             golden.model.config,

@@ -4,6 +4,8 @@ G groups of M episodes share a start; episodes are ordered group by group (B = G
 X counts the action tokens of an episode (X = N*K*A), in the order of execution.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -12,13 +14,18 @@ REWARD = 5.0  # of a success; its scale cancels in the advantage (up to EPSILON)
 EPSILON = 1e-6
 
 
-def mixed_groups(success_B: jax.Array, group_size: int) -> jax.Array:
-    """bool_G: groups with at least one success and one failure; only these carry a gradient.
+def mixed_groups(
+    success_B: jax.Array, group_size: int, lowest: float = 0.1, highest: float = 0.9
+) -> jax.Array:
+    """bool_G: groups with lowest <= mean success <= highest, the reference's filter.
 
-    With M = 8 this is the reference's filter 0.1 <= mean success <= 0.9.
+    Up to M = 10 these are the groups with at least one success and one failure, which alone carry
+    a gradient.
     """
     count_G = success_B.reshape(-1, group_size).sum(axis=1)
-    return (count_G > 0) & (count_G < group_size)
+    fewest = math.ceil(lowest * group_size - EPSILON)
+    most = math.floor(highest * group_size + EPSILON)
+    return (count_G >= fewest) & (count_G <= most)
 
 
 def group_advantages(success_B: jax.Array, group_size: int) -> jax.Array:

@@ -14,7 +14,6 @@ from wmpo_jax.conversion.foreign import TORCH_SUFFIXES
 from wmpo_jax.conversion.importing import common_dtype
 from wmpo_jax.conversion.kinds import Entry, by_path
 from wmpo_jax.conversion.summary import Summary, summarise
-from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_json
 
 SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
@@ -47,9 +46,11 @@ def export_checkpoint(source: store.Store, target: Path, shard_bytes: int = SHAR
     """
     tensors = outgoing(source)
     if target.suffix == ".safetensors":
-        _write_file(target, lambda path: write_safetensors(path, tensors))
+        with store.claimed(target) as path:
+            write_safetensors(path, tensors)
     elif target.suffix in TORCH_SUFFIXES:
-        _write_file(target, lambda path: _write_torch(path, tensors))
+        with store.claimed(target) as path:
+            torch_files.save_state_dict(path, {name: x.read() for name, x in tensors.items()})
     else:
         with store.new_folder(target) as folder:
             write_folder(folder, source.kind.weight_stem, tensors, shard_bytes)
@@ -120,10 +121,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Outgoing]) -> None:
         os.fsync(file.fileno())
 
 
-def _write_torch(path: Path, tensors: Mapping[str, Outgoing]) -> None:
-    torch_files.save_state_dict(path, {name: x.read() for name, x in tensors.items()})
-
-
 def write_folder(
     folder: Path, stem: str, tensors: Mapping[str, Outgoing], shard_bytes: int
 ) -> None:
@@ -151,16 +148,3 @@ def _shards(tensors: Mapping[str, Outgoing], limit: int) -> Iterator[dict[str, O
         shard[name] = tensor
         size += tensor.nbytes
     yield shard
-
-
-def _write_file(target: Path, write: Callable[[Path], None]) -> None:
-    """Writes one file under another name first, so that it is whole or absent."""
-    temporary = store.claim(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} could not be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """PyTorch -> Orbax: checks all that can be known beforehand, then copies tensor by tensor."""
 
 import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
     Raises:
       UserError: the source is damaged, not of this kind, or of a variant that is not supported.
     """
-    if not source.exists():
+    if not os.path.exists(source):  # pathlib's raises where it may not look
         raise UserError(f"There is nothing at {source}: give the file or folder with the weights.")
     if kind.name == "policy":
         variants.check_files(source)

@@ -29,7 +29,7 @@ VIDEOMAE_WINDOW = 8  # frames; WMPO's classifiers, whatever the hub's pre-traini
 def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
     """OpenVLA-OFT with discrete tokens, of any depth and width."""
     released = VLAConfig.openvla_7b(jnp.float32)
-    return dataclasses.replace(
+    config = dataclasses.replace(
         released,
         dino=dataclasses.replace(
             _vit(shapes, "vision_backbone.featurizer", DINO_HEAD),
@@ -44,6 +44,14 @@ def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
         n_unused_rows=_given(json, "pad_to_multiple_of", released.n_unused_rows),
         pad_token=_given(json, "pad_token_id", released.pad_token),
     )
+    rows = config.llama.vocab_size
+    if config.n_action_classes < 2 or config.n_unused_rows < 0 or config.action_token_begin < 0:
+        raise UserError(
+            f"config.json has n_action_bins = {config.n_action_classes} and pad_to_multiple_of = "
+            f"{config.n_unused_rows}, which do not fit the {rows} rows of the vocabulary: "
+            "take the one that belongs to the weights."
+        )
+    return config
 
 
 def _vit(shapes: Shapes, prefix: str, head: int) -> ViTConfig:
@@ -76,7 +84,8 @@ def _llama(shapes: Shapes, json: Json) -> LlamaConfig:
 def world_model_config(shapes: Shapes, json: Json) -> STDiTConfig:
     """STDiT3 with actions; history 4 and chunk 8 are WMPO's and stand in no checkpoint."""
     hidden, channels, _, rows, columns = _dims(shapes, "x_embedder.proj.weight", 5)
-    wide, action_dim = _dims(shapes, "action_embedder.fc.0.weight", 2)
+    action_dim = _dims(shapes, "action_embedder.fc.0.weight", 2)[1]
+    wide = _dims(shapes, "spatial_blocks.0.mlp.fc1.weight", 2)[0]
     (head,) = _dims(shapes, "spatial_blocks.0.attn.q_norm.weight", 1)
     outputs = _dims(shapes, "final_layer.linear.weight", 2)[0]
     return dataclasses.replace(
@@ -102,7 +111,7 @@ def autoencoder_config(shapes: Shapes, json: Json) -> AutoencoderKLConfig:
         layers_per_block=_given(json, "layers_per_block", 0),
         latent_channels=_given(json, "latent_channels", 0),
         norm_num_groups=_given(json, "norm_num_groups", 0),
-        scaling_factor=_given(json, "scaling_factor", 0.0),
+        scaling_factor=_given(json, "scaling_factor", 0.18215),  # diffusers' default
         mid_attention=_given(json, "mid_block_add_attention", True),
     )
     groups = config.norm_num_groups or 1
@@ -120,9 +129,12 @@ def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
     kernel = "videomae.embeddings.patch_embeddings.projection.weight"
     hidden, _, tubelet, patch, _ = _dims(shapes, kernel, 5)
     layer = "videomae.encoder.layer"
+    image_size = _given(json, "image_size", 224)
+    if image_size < patch or image_size % patch:
+        _not_this_kind(f"image_size: expected a multiple of the patch {patch}, found {image_size}")
     return dataclasses.replace(
         VideoMAEConfig.base(),
-        image_size=_given(json, "image_size", 224),
+        image_size=image_size,
         patch_size=patch,
         num_frames=VIDEOMAE_WINDOW,
         tubelet_size=tubelet,

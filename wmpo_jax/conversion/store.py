@@ -11,6 +11,7 @@ A folder appears whole or not at all.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -76,8 +77,26 @@ def write_arrays(folder: Path, arrays: Mapping[str, LazyArray]) -> None:
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     nested = traverse_util.unflatten_dict(dict(arrays), sep="/")
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _plain_errors(), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(folder.resolve(), args=ocp.args.PyTreeSave(nested))
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors while Orbax writes are raised and nothing more: its threads also log tracebacks.
+
+    Raises:
+      OSError: TensorStore could not write (a full disk), which it tells as a ValueError.
+    """
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except ValueError as error:
+        raise OSError(str(error).rpartition(": ")[2]) from error
+    finally:
+        log.setLevel(level)
 
 
 class Store:
@@ -88,7 +107,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / RECORD).is_file():
+        if not os.path.isfile(folder / RECORD):
             raise UserError(
                 f"{folder} is no converted checkpoint (it has no {RECORD}): "
                 "make one with python -m wmpo_jax.convert import."
@@ -190,7 +209,7 @@ def save_trained(target: Path, like: Store, params: nnx.State) -> None:
             if (like.folder / name).is_dir():
                 shutil.copytree(like.folder / name, folder / name)
         nested = traverse_util.unflatten_dict(arrays, sep="/")
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _plain_errors(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save((folder / PARAMS).resolve(), nested)
         shutil.copy(like.folder / RECORD, folder / RECORD)
 
@@ -233,27 +252,39 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears as `target` when everything is in it (see `claimed`)."""
+    with claimed(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextlib.contextmanager
+def claimed(target: Path) -> Iterator[Path]:
     """A hidden neighbour that takes the name `target` at the end, or vanishes after an error.
 
     Raises:
       UserError: there is something at `target`, or its place cannot be written.
     """
-    temporary = claim(target)
+    # os.path.exists: pathlib's raises where it may not look.
+    if os.path.exists(target):
+        raise UserError(f"{target} exists already: give another --target or delete it.")
+    temporary = target.parent / f".{target.name}.tmp"
+    new_parents = [parent for parent in target.parents if not os.path.exists(parent)]
     try:
-        temporary.mkdir(parents=True)
+        _remove(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"{target} could not be written: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+        with contextlib.suppress(OSError):  # not empty: all went well
+            for parent in new_parents:
+                parent.rmdir()
 
 
-def claim(target: Path) -> Path:
-    """The name to write under before it becomes `target`, which must be free."""
-    if target.exists():
-        raise UserError(f"{target} exists already: give another --target or delete it.")
-    temporary = target.with_name(f".{target.name}.tmp")
-    if temporary.is_dir():
-        shutil.rmtree(temporary)
-    return temporary
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()

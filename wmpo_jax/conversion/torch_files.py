@@ -78,9 +78,16 @@ def to_torch(array: np.ndarray):
 
 
 def save_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes what `torch.load` reads; all tensors are in memory at once."""
+    """Writes what `torch.load` reads; all tensors are in memory at once.
+
+    Raises:
+      OSError: not all of it could be written, which torch tells as a RuntimeError.
+    """
     torch = require_torch()
-    torch.save({name: to_torch(array) for name, array in tensors.items()}, path)
+    try:
+        torch.save({name: to_torch(array) for name, array in tensors.items()}, path)
+    except RuntimeError as error:
+        raise OSError("torch.save failed, is the disk full?") from error
 
 
 def require_torch() -> ModuleType:

@@ -13,7 +13,8 @@ class STDiTConfig:
     Attributes:
       in_channels: latent channels C.
       patch: rows and columns of latent pixels that make one token.
-      hidden, heads, mlp_ratio: width, attention heads (hidden / heads is even), MLP expansion.
+      hidden, heads: width, attention heads (hidden / heads is even).
+      mlp_ratio: expansion of the blocks' MLPs.
       depth: number of pairs (one spatial block, then one temporal block).
       pred_sigma: the output has 2C channels, of which only the first C are used (as released).
       action_dim: length of the conditioning vector of one frame.

@@ -24,6 +24,7 @@ from wmpo_jax.models.stdit.config import STDiTConfig
 from wmpo_jax.models.stdit.dense import Dense
 
 HISTORY_TIMESTEP = 15.0
+ACTION_MLP_RATIO = 4  # hidden features of the action embedder, whatever the blocks' mlp_ratio
 
 
 class HistoryCache(struct.PyTreeNode):
@@ -37,8 +38,7 @@ class ActionEmbedder(nnx.Module):
     """An action's features; `none_action` stands for the absent action of a history frame."""
 
     def __init__(self, config: STDiTConfig, *, rngs: nnx.Rngs):
-        wide = int(config.hidden * config.mlp_ratio)
-        sizes = (config.action_dim, wide, config.hidden)
+        sizes = (config.action_dim, ACTION_MLP_RATIO * config.hidden, config.hidden)
         self.history = config.history
         self.dtype = config.dtype
         self.mlp = MLP(sizes, nnx.silu, config, rngs=rngs)
