@@ -120,8 +120,8 @@ def test_golden_update_loss_and_gradient(golden):
     per_trajectory = tensors["out.loss.per_trajectory_pgloss_clipfrac_kl"]
     assert_close([value, metrics.clip_fraction, metrics.kl], per_trajectory.mean(axis=0))
     for i, expected in enumerate(per_trajectory):
-        one = (x[i : i + 1] for x in (log_prob, old, advantage, mask))
-        value, metrics = grpo.policy_loss(*one, *clips(metadata))
+        one = [x[i : i + 1] for x in (log_prob, old, advantage, mask)]
+        value, metrics = grpo.policy_loss(one[0], one[1], one[2], one[3], *clips(metadata))
         assert_close([value, metrics.clip_fraction, metrics.kl], expected)
 
 

@@ -65,13 +65,13 @@ def muon(learning_rate: float, steps: int, stacked: str) -> Any:
 
         return jax.tree_util.tree_map_with_path(split, tree)
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = inner.update(layers(grads), state, layers(params))
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        split, state = inner.update(layers(updates), state, layers(params))
         restored = [
             jnp.stack(leaf) if isinstance(leaf, tuple) else leaf
-            for leaf in jax.tree.leaves(updates, is_leaf=lambda node: isinstance(node, tuple))
+            for leaf in jax.tree.leaves(split, is_leaf=lambda node: isinstance(node, tuple))
         ]
-        return jax.tree.unflatten(jax.tree.structure(grads), restored), state
+        return jax.tree.unflatten(jax.tree.structure(updates), restored), state
 
     layerwise = optax.GradientTransformation(lambda params: inner.init(layers(params)), update)
     return optax.chain(optax.clip_by_global_norm(1.0), layerwise)
