@@ -25,7 +25,7 @@ def test_golden_stdit_oracle(path):
             float(tensors["in.height"]),
             float(tensors["in.width"]),
         )
-        np.testing.assert_allclose(out, tensors[f"out.{size}.{mask}"], atol=1e-5)
+        test_golden_stdit3.assert_close(out.numpy(), golden.tensors[f"out.{size}.{mask}"])
 
 
 @pytest.mark.parametrize("path", golden_files("policy"), ids=lambda path: path.stem)

@@ -87,7 +87,7 @@ def save_state_dict(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     try:
         torch.save({name: to_torch(array) for name, array in tensors.items()}, path)
     except RuntimeError as error:
-        raise OSError("torch.save failed, is the disk full?") from error
+        raise OSError("torch.save failed, perhaps the disk is full") from error
 
 
 def require_torch() -> ModuleType:
