@@ -255,6 +255,25 @@ def test_target_that_exists_is_left_alone(folder, tmp_path, capsys):
     assert [path.name for path in target.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block_out_channels": ["16", 32]},
+        {"block_out_channels": []},
+        {"norm_num_groups": -8},
+        {"scaling_factor": 0.0},
+        {"scaling_factor": float("nan")},
+        {"shift_factor": 0.1},
+    ],
+)
+def test_autoencoder_config_that_cannot_be(change, tmp_path, capsys):
+    source, weights = tmp_path / "source", synthetic.tensors("autoencoder")
+    synthetic.write_folder(source, "autoencoder", weights, shards=1)
+    (source / "config.json").write_text(json.dumps(synthetic.CONFIG_JSON["autoencoder"] | change))
+    message = refusal(source, capsys, "autoencoder")
+    assert "config.json has" in message and one_sentence(message)
+
+
 FULL = "RESOURCE_EXHAUSTED: Error writing x: No space left on device"
 
 

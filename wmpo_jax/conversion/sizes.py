@@ -5,6 +5,7 @@ checkpoint's config.json where it has them, else from the released models.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar, cast
@@ -114,12 +115,19 @@ def autoencoder_config(shapes: Shapes, json: Json) -> AutoencoderKLConfig:
         scaling_factor=_given(json, "scaling_factor", 0.18215),  # diffusers' default
         mid_attention=_given(json, "mid_block_add_attention", True),
     )
-    groups = config.norm_num_groups or 1
-    sizes = (*config.block_out_channels, config.layers_per_block, config.latent_channels)
-    if len(sizes) < 3 or min(sizes) < 1 or any(n % groups for n in config.block_out_channels):
+    channels, groups = config.block_out_channels, config.norm_num_groups
+    sizes = (*channels, config.layers_per_block, config.latent_channels, groups)
+    whole = len(channels) > 0 and all(type(n) is int and n > 0 for n in sizes)
+    if not whole or any(n % groups for n in channels):
         raise UserError(
             "config.json has no block_out_channels, layers_per_block, latent_channels and "
             "norm_num_groups that fit together: take the autoencoder's own folder."
+        )
+    if not 0 < config.scaling_factor < math.inf or json.get("shift_factor"):
+        raise UserError(
+            f"config.json has scaling_factor = {config.scaling_factor} and shift_factor = "
+            f"{json.get('shift_factor')}; only autoencoders that scale and do not shift are "
+            "supported, as SDXL's."
         )
     return config
 
