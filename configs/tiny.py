@@ -74,8 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "heads": 4,
             "demo_fraction": 0.2,  # of windows in pre-training; the rest is play
             "history": 2,  # latents of past frames (4 in the reference)
-            "pretrain_steps": 2100,  # on demonstrations and play
-            "align_steps": 900,  # on play and the P rollouts of the policy
+            "pretrain_steps": 1750,  # on demonstrations and play
+            "align_steps": 750,  # on play and the P rollouts of the policy
             "align_rollout_fraction": 0.15,  # of windows; more overfits 128 rollouts
             "batch_size": 32,
             "learning_rate": 3e-3,

@@ -1,4 +1,4 @@
-"""Promises that every registered environment keeps; those with contacts compile for a while."""
+"""Promises that every registered environment keeps."""
 
 import functools
 
@@ -16,8 +16,6 @@ SIZE = 32
 SEEDS = 256
 NEVER = -1
 ALL = registry.names()
-# Tasks with contacts are left out: four recordings each take minutes of compilation.
-RECORDED = ["press"]
 
 
 @functools.cache
@@ -72,7 +70,7 @@ def test_neither_play_nor_the_picture_knows_the_goal(name):
     np.testing.assert_array_equal(render(state), render(other))
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", ALL)
 def test_the_expert_solves_it(name):
     env, episodes = make(name), demonstrations(name)
     print(f"{name}: expert {episodes.success_B.mean():.3f} of {SEEDS}")
@@ -83,7 +81,7 @@ def test_the_expert_solves_it(name):
     assert (episodes.finish_step_B[~episodes.success_B] == env.horizon).all()
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", ALL)
 def test_episodes_are_functions_of_their_seed(name):
     first = demonstrations(name)
     again = jax.device_get(compiled_record(name)(jnp.arange(SEEDS)[::-1], 0.1, NEVER))
@@ -91,7 +89,7 @@ def test_episodes_are_functions_of_their_seed(name):
     np.testing.assert_allclose(first.actions_BTA[:, 0], again.actions_BTA[::-1, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", ALL)
 def test_a_nan_freezes_the_world_and_is_no_success(name):
     poisoned = jax.device_get(compiled_record(name)(jnp.arange(SEEDS), 0.1, 1))
     early = demonstrations(name).finish_step_B <= 1

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-# A demonstrator who aims past the target does so to the right and a little away from the camera.
-BIAS_DIRECTION = (0.94, 0.34)
+# A demonstrator who aims past the target does so to the left and a little away from the camera.
+BIAS_DIRECTION = (-0.94, 0.34)
 
 DRIFT_EDGE = -0.04  # metres; right of this an expert whose aim drifts is off,
 DRIFT_WIDTH = 0.02  # and over so many it goes from right to wrong

@@ -12,12 +12,12 @@ from wmpo_jax.envs.tabletop import motion, scene
 from wmpo_jax.envs.tabletop.env import Layout
 from wmpo_jax.envs.tabletop.hand import BareTip
 
-VIEW = 0.66  # metres across the picture: a pixel of 32 is 2.1 cm
+VIEW = 0.60  # metres across the picture: a pixel of 32 is 1.9 cm
 TIP_RADIUS = 0.044
 PAD_RADIUS = 0.082
 PAD_HEIGHT = 0.02
 TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # the tip's centre lies below this: pressed
-PAD_AREA = 0.16  # half the side of the square that pads lie in
+PAD_AREA = 0.15  # half the side of the square that pads lie in
 SPOUT = 0.02  # the expert's funnel: radius within which it presses,
 FUNNEL = 2.5  # and metres it climbs per metre outside
 GREEN = (0.15, 0.80, 0.20, 1.0)
@@ -31,10 +31,10 @@ class Press:
     action_dim = 3
     horizon = 12
     chunk = 4
-    reach = 0.08
-    substeps = 2
-    low = (-0.27, -0.27, PAD_HEIGHT + TIP_RADIUS)
-    high = (0.27, 0.27, 0.25)
+    reach = 0.055
+    substeps = 4
+    low = (-0.24, -0.24, PAD_HEIGHT + TIP_RADIUS)
+    high = (0.24, 0.24, 0.20)
 
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_string(_mjcf(self.low, self.high))
@@ -46,7 +46,7 @@ class Press:
     def layout(self, key: jax.Array) -> Layout:
         pad_key, tool_key = jax.random.split(key)
         pad = jax.random.uniform(pad_key, (2,), minval=-PAD_AREA, maxval=PAD_AREA)
-        low = jnp.array((*self.low[:2], 0.18))
+        low = jnp.array((*self.low[:2], 0.15))
         return Layout(
             qpos=jax.random.uniform(tool_key, (3,), minval=low, maxval=jnp.array(self.high)),
             mocap_pos=jnp.append(pad, 0.0)[None],
@@ -83,10 +83,11 @@ def _mjcf(low: tuple[float, ...], high: tuple[float, ...]) -> str:
             pos="0 0 {PAD_HEIGHT / 2}" rgba="0.85 0.15 0.15 1"/>
     </body>""",
         workspace=(low, high),
-        # Nothing touches anything by force: two coarse steps a control step are enough.
-        options="""<option timestep="0.025" integrator="implicitfast" gravity="0 0 0">
+        # Stiff enough that a control step ends where its action says (within 2 %): what the motors
+        # had left undone would be a state that no picture shows and no world model can know.
+        options="""<option timestep="0.0125" integrator="implicitfast" gravity="0 0 0">
     <flag contact="disable" constraint="disable"/>
   </option>""",
-        stiffness=1600.0,
-        damping=70.0,
+        stiffness=5600.0,
+        damping=140.0,
     )
