@@ -97,10 +97,10 @@ def test_the_global_batch_does_not_know_the_hosts(large, hosts):
 
 
 def _share_of_the_small(mixture) -> float:
-    """Sampled; the small one's first instruction is spoken in the large one too, seeds are not."""
+    """Of 200 windows. (Grain is slow at shuffling a handful: 1 ms per window of 25.)"""
     loads = loader(mixture, batch_size=100)
     order = loads._order(mixture, 100, 3)
-    return float(np.mean([order[step][:, 0].mean() for step in range(20)]))
+    return float(np.mean([order[step][:, 0].mean() for step in range(2)]))
 
 
 def test_weights(folder):

@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from tests.data.conftest import make_episode
+from tests.data.conftest import make_episode, throwaway_cache
 from tests.stages.conftest import ROOT, finish, start
 from wmpo_jax.data.formats import WRITERS
 from wmpo_jax.data.loading import WindowSpec
@@ -22,6 +22,9 @@ from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import pipeline, training
 from wmpo_jax.stages.setting import Setting
+
+
+__all__ = ["throwaway_cache"]  # used by pytest
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,6 @@ def test_the_documented_run(dataset, tmp_path):
     assert (results["demos"]["episodes"], results["demos"]["demo_success"]) == (4, 1.0)
     for name in ("sft", "world_model"):
         lines = (tmp_path / f"run/metrics/{name}.jsonl").read_text().splitlines()
-        losses = [json.loads(text)["loss"] for text in lines]
+        losses = [json.loads(text)[f"{name}/loss"] for text in lines]
         assert np.isfinite(losses).all()
     assert (tmp_path / "run/report/index.html").exists()

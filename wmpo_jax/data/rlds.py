@@ -6,6 +6,7 @@ parsed by tensorflow-datasets in NumPy: TensorFlow is needed only to write files
 are decoded here, one by one when they are asked for, by the decoder that gives TensorFlow's pixels.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -113,10 +114,7 @@ class RldsSource:
 def _records(shard: Path) -> list[tuple[Path, int]]:
     """(file, place) of every record: a byte offset in a TFRecord, a number in an ArrayRecord."""
     if ".array_record" in shard.name:
-        reader = _array_record_reader(shard)
-        count = reader.num_records()
-        reader.close()
-        return [(shard, number) for number in range(count)]
+        return [(shard, number) for number in range(_count_array_records(shard))]
     return [(shard, offset) for offset in _tfrecord_offsets(shard)]
 
 
@@ -140,11 +138,8 @@ def _tfrecord_offsets(shard: Path) -> Iterator[int]:
 
 def _read_record(shard: Path, place: int) -> bytes:
     if ".array_record" in shard.name:
-        reader = _array_record_reader(shard)
-        try:
+        with _array_record_reader(shard) as reader:
             return reader.read([place])[0]
-        finally:
-            reader.close()
     with shard.open("rb") as file:
         file.seek(place)
         (length,) = struct.unpack("<Q", file.read(8))
@@ -155,15 +150,21 @@ def _read_record(shard: Path, place: int) -> bytes:
     return content
 
 
-def _array_record_reader(shard: Path) -> Any:
-    module = require("array_record.python.array_record_module")
+def _count_array_records(shard: Path) -> int:
     if not shard.exists():
         raise UserError(f"{shard} is missing: copy the dataset again.")
     try:
-        return module.ArrayRecordReader(str(shard))
+        with _array_record_reader(shard) as reader:
+            return reader.num_records()
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{shard} is damaged ({reason}): copy the dataset again.") from error
+
+
+def _array_record_reader(shard: Path) -> contextlib.closing:
+    """Closing tells of damage that opening has passed over."""
+    module = require("array_record.python.array_record_module")
+    return contextlib.closing(module.ArrayRecordReader(str(shard)))
 
 
 def _pictures(observation: Any) -> list[str]:
