@@ -119,9 +119,9 @@ def test_a_truncated_tar(tmp_path, episodes):
 
 
 def test_a_tar_without_a_member(tmp_path, episodes):
-    import webdataset
+    from webdataset.writer import TarWriter
 
-    with webdataset.TarWriter(str(tmp_path / "set.tar")) as sink:
+    with TarWriter(str(tmp_path / "set.tar")) as sink:
         for number, episode in enumerate(episodes[:2]):
             sample = {"__key__": f"{number}", "video.npy": episode.frames_FHWC, "meta.json": {}}
             if number:

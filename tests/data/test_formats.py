@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import webdataset
+from webdataset.compat import WebDataset
+from webdataset.writer import TarWriter
 
 from tests.data.conftest import make_episode, moving_square
 from wmpo_jax.data.dataset import open_dataset
@@ -101,7 +102,7 @@ def test_array_record_needs_no_tensorflow(written):
 
 
 def test_webdataset_library_reads_ours(written, episodes):
-    samples = list(webdataset.WebDataset(str(written["webdataset"]), shardshuffle=False).decode())
+    samples = list(WebDataset(str(written["webdataset"]), shardshuffle=False).decode())
     assert len(samples) == len(episodes)
     for sample, episode in zip(samples, episodes, strict=True):
         np.testing.assert_array_equal(sample["video.npy"], episode.frames_FHWC)
@@ -120,7 +121,7 @@ def test_the_references_tar(tmp_path):
         "state_id.npy": np.zeros(1, np.uint8),
         "meta.json": {"complete": False, "finish_step": 12, "unique_id": "coffee_3"},
     }
-    with webdataset.TarWriter(str(tmp_path / "shard-000000.tar")) as sink:
+    with TarWriter(str(tmp_path / "shard-000000.tar")) as sink:
         sink.write(sample)
         sink.write({**sample, "__key__": "rollout_000002", "meta.json": {"finish_step": 20}})
     source = open_source(tmp_path, ReadOptions(instruction="make coffee"))
@@ -206,6 +207,12 @@ def test_lerobots_layout(tmp_path):
         assert np.abs(episode.frames_FHWC - expected).mean() < 5
 
 
+def test_lerobot_finds_its_tasks(written):
+    """It reads them with pandas, and takes the words from the index."""
+    schema = pq.read_schema(written["lerobot"] / "meta/tasks.parquet")
+    assert json.loads(schema.metadata[b"pandas"])["index_columns"] == ["task"]
+
+
 def _parquet(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
@@ -262,7 +269,7 @@ def test_libero_rlds(tmp_path, file_format):
     step = {
         "observation": observation,
         "action": tfds.features.Tensor(shape=(7,), dtype=np.float32),
-        "reward": tfds.features.Scalar(np.float32),
+        "reward": tfds.features.Scalar(dtype=np.float32),
         "language_instruction": tfds.features.Text(),
     }
     steps = [

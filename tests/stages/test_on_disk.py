@@ -23,7 +23,6 @@ from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import pipeline, training
 from wmpo_jax.stages.setting import Setting
 
-
 __all__ = ["throwaway_cache"]  # used by pytest
 
 

@@ -125,7 +125,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def content_hash(source: EpisodeSource) -> str:
-    """Of the names and the bytes of all files; about a second per GB."""
+    """Of the names and the bytes of all files: one reading of the disk."""
     digest = hashlib.blake2b(digest_size=20)
     for path in source.files:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())

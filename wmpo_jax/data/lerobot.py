@@ -7,15 +7,14 @@
 Cameras whose pictures lie in the data table itself are read too.
 """
 
-import io
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from wmpo_jax.data import video
 from wmpo_jax.data.episodes import (
@@ -27,6 +26,7 @@ from wmpo_jax.data.episodes import (
     pick_camera,
 )
 from wmpo_jax.data.extras import require
+from wmpo_jax.data.jpeg import decode_picture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import load_json, new_folder, save_json
@@ -166,8 +166,8 @@ def _place(row: dict[str, Any], what: str) -> dict[str, int]:
 def _decode_images(column: Any, times_T: np.ndarray, where: str) -> np.ndarray:
     try:
         files = [column[int(time)].as_py()["bytes"] for time in times_T]
-        return np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
-    except (UnidentifiedImageError, OSError, TypeError, ValueError) as error:
+        return np.stack([decode_picture(file) for file in files])
+    except (TypeError, KeyError, ValueError) as error:
         raise BadEpisode(f"{where} has a damaged picture ({error})") from error
 
 
@@ -175,38 +175,39 @@ def write_lerobot(path: Path, episodes: Iterable[Episode]) -> int:
     """Writes a new folder, whole or not at all; returns the episodes in it.
 
     Videos are H.264 and lose a little. The format has as many frames as actions: a frame after the
-    last action is dropped.
+    last action is dropped. Its frame rate is a whole number, that of the first episode rounded.
     """
+    iterator = iter(episodes)
+    first = next(iterator, None)
+    if first is None:
+        raise UserError("A LeRobot dataset without episodes cannot be written.")
+    camera, fps = first.info.camera, max(round(first.info.fps), 1)
+    if not camera.startswith("observation."):
+        camera = f"observation.images.{camera}"
+    infos: list[EpisodeInfo] = []
+
+    def videos() -> Iterator[np.ndarray]:
+        for episode in itertools.chain([first], iterator):
+            infos.append(episode.info)
+            yield episode.frames_FHWC[: len(episode.info.actions_NA)]
+
     with new_folder(path) as folder:
-        rows: list[dict[str, Any]] = []
-        infos: list[EpisodeInfo] = []
-        shape: list[int] = []
-        iterator = iter(episodes)
-        first = next(iterator, None)
-        if first is None:
-            raise UserError("A LeRobot dataset without episodes cannot be written.")
-        camera = f"observation.images.{first.info.camera}"
         file = folder / VIDEO_PATH.format(video_key=camera, chunk_index=0, file_index=0)
         file.parent.mkdir(parents=True)
-
-        def videos() -> Iterator[np.ndarray]:
-            for episode in itertools.chain([first], iterator):
-                infos.append(episode.info)
-                shape[:] = episode.frames_FHWC.shape[1:]
-                yield episode.frames_FHWC[: len(episode.info.actions_NA)]
-
-        video.write_frames(file, videos(), first.info.fps)
-        tasks = sorted({info.instruction for info in infos})
-        begin = 0
-        for number, info in enumerate(infos):
-            rows.append(_episode_row(number, info, begin, camera))
-            begin += len(info.actions_NA)
-        _write_tables(folder, infos, rows, tasks)
-        save_json(folder / "meta/info.json", _facts(infos, tasks, camera, shape))
+        video.write_frames(file, videos(), fps)
+        _write_tables(folder, infos, camera, fps)
+        facts = _facts(infos, camera, list(first.frames_FHWC.shape[1:]), fps)
+        save_json(folder / "meta/info.json", facts)
     return len(infos)
 
 
-def _episode_row(number: int, info: EpisodeInfo, begin: int, camera: str) -> dict[str, Any]:
+def _tasks(infos: Sequence[EpisodeInfo]) -> list[str]:
+    return sorted({info.instruction for info in infos})
+
+
+def _episode_row(
+    number: int, info: EpisodeInfo, begin: int, camera: str, fps: int
+) -> dict[str, Any]:
     end = begin + len(info.actions_NA)
     return {
         "episode_index": number,
@@ -218,8 +219,8 @@ def _episode_row(number: int, info: EpisodeInfo, begin: int, camera: str) -> dic
         "dataset_to_index": end,
         f"videos/{camera}/chunk_index": 0,
         f"videos/{camera}/file_index": 0,
-        f"videos/{camera}/from_timestamp": begin / info.fps,
-        f"videos/{camera}/to_timestamp": end / info.fps,
+        f"videos/{camera}/from_timestamp": begin / fps,
+        f"videos/{camera}/to_timestamp": end / fps,
         "success": info.success,
         "finish_step": info.finish_step,
         "source": info.source,
@@ -227,16 +228,16 @@ def _episode_row(number: int, info: EpisodeInfo, begin: int, camera: str) -> dic
     }
 
 
-def _write_tables(
-    folder: Path, infos: list[EpisodeInfo], rows: list[dict[str, Any]], tasks: list[str]
-) -> None:
+def _write_tables(folder: Path, infos: Sequence[EpisodeInfo], camera: str, fps: int) -> None:
     arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
-    lengths = [len(info.actions_NA) for info in infos]
+    tasks, lengths = _tasks(infos), [len(info.actions_NA) for info in infos]
+    begins = np.cumsum([0, *lengths]).tolist()
+    rows = [_episode_row(n, info, begins[n], camera, fps) for n, info in enumerate(infos)]
     steps = np.concatenate([np.arange(n) for n in lengths])
     actions_NA = np.concatenate([info.actions_NA for info in infos])
     table = {
         "action": list(actions_NA),
-        "timestamp": (steps / infos[0].fps).astype(np.float32),
+        "timestamp": (steps / fps).astype(np.float32),
         "frame_index": steps,
         "episode_index": np.repeat(np.arange(len(infos)), lengths),
         "index": np.arange(len(steps)),
@@ -245,7 +246,7 @@ def _write_tables(
     for name, content in (
         (DATA_PATH.format(chunk_index=0, file_index=0), arrow.table(table)),
         (EPISODES_PATH, arrow.Table.from_pylist(rows)),
-        ("meta/tasks.parquet", arrow.table({"task_index": range(len(tasks)), "task": tasks})),
+        ("meta/tasks.parquet", _task_table(tasks)),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(content, folder / name)
@@ -254,9 +255,20 @@ def _write_tables(
     save_json(folder / "meta/stats.json", {"action": {**statistics, "count": [len(steps)]}})
 
 
-def _facts(
-    infos: list[EpisodeInfo], tasks: list[str], camera: str, shape: list[int]
-) -> dict[str, Any]:
+def _task_table(tasks: list[str]) -> Any:
+    """LeRobot reads it with pandas and finds a task by its row's name, hence the index."""
+    columns: list[dict[str, Any]] = [
+        {"name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
+        {"name": "task", "pandas_type": "unicode", "numpy_type": "object"},
+    ]
+    for column in columns:
+        column.update(field_name=column["name"], metadata=None)
+    index = {"index_columns": ["task"], "column_indexes": [], "columns": columns}
+    table = require("pyarrow").table({"task_index": range(len(tasks)), "task": tasks})
+    return table.replace_schema_metadata({"pandas": json.dumps(index)})
+
+
+def _facts(infos: Sequence[EpisodeInfo], camera: str, shape: list[int], fps: int) -> dict[str, Any]:
     total, scalar = sum(len(info.actions_NA) for info in infos), {"shape": [1], "names": None}
     width = infos[0].actions_NA.shape[1]
     integers = ("frame_index", "episode_index", "index", "task_index")
@@ -265,9 +277,9 @@ def _facts(
         "robot_type": None,
         "total_episodes": len(infos),
         "total_frames": total,
-        "total_tasks": len(tasks),
+        "total_tasks": len(_tasks(infos)),
         "chunks_size": 1000,
-        "fps": round(infos[0].fps),
+        "fps": fps,
         "splits": {"train": f"0:{len(infos)}"},
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,

@@ -9,7 +9,7 @@ from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.runtime.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class RecordedTask:
     """`envs.protocol.Environment` without a world; whoever wants one gets a UserError."""
 
