@@ -182,6 +182,50 @@ def test_lerobot_of_an_older_version(tmp_path, episodes):
         open_dataset(tmp_path / "set")
 
 
+def test_a_tar_whose_finish_is_no_number(tmp_path, episodes):
+    from webdataset.writer import TarWriter
+
+    with TarWriter(str(tmp_path / "set.tar")) as sink:
+        for number, finish in enumerate([8, "late"]):
+            sink.write(
+                {
+                    "__key__": f"{number}",
+                    "video.npy": episodes[0].frames_FHWC,
+                    "action.npy": episodes[0].info.actions_NA,
+                    "meta.json": {"finish_step": finish},
+                }
+            )
+    _assert_refused_or_counted(tmp_path / "set.tar", "finished at 'late'", [0])
+
+
+@pytest.mark.parametrize("key", ["fps", "features"])
+def test_lerobot_without_a_fact(tmp_path, episodes, key):
+    WRITERS["lerobot"](tmp_path / "set", episodes[:1])
+    path = tmp_path / "set/meta/info.json"
+    facts = json.loads(path.read_text())
+    del facts[key]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=f"lacks {key}"):
+        open_dataset(tmp_path / "set", on_bad="skip")
+
+
+def test_lerobot_without_the_place_of_a_video(tmp_path, episodes):
+    WRITERS["lerobot"](tmp_path / "set", episodes[:1])
+    (file,) = (tmp_path / "set/meta/episodes").rglob("*.parquet")
+    column = "videos/observation.images.agentview/from_timestamp"
+    pq.write_table(pq.read_table(file).drop_columns([column]), file)
+    with pytest.raises(UserError, match=f"lacks {column}"):
+        open_dataset(tmp_path / "set")
+
+
+@pytest.mark.parametrize("damage", ["{", "{}"])
+def test_rlds_with_damaged_features(tmp_path, episodes, damage):
+    WRITERS["rlds"](tmp_path / "set", episodes[:1])
+    (tmp_path / "set/1.0.0/features.json").write_text(damage)
+    with pytest.raises(UserError, match="not a readable RLDS dataset"):
+        open_dataset(tmp_path / "set")
+
+
 @pytest.mark.parametrize("name", ["rlds", "rlds_tfrecord"])
 def test_rlds_cut_short(tmp_path, episodes, name):
     WRITERS[name](tmp_path / "set", episodes[:3])

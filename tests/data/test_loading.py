@@ -74,6 +74,7 @@ def test_an_epoch_sees_every_window_once(large):
 def test_resuming_gives_the_batches_that_would_have_come(large):
     uninterrupted = list(itertools.islice(loader(large).iterate(0), 9))
     resumed = list(itertools.islice(loader(large).iterate(5), 4))
+    _assert_equal(loader(large).batch(2), uninterrupted[2])
     for expected, found in zip(uninterrupted[5:], resumed, strict=True):
         _assert_equal(found, expected)
     assert not np.array_equal(

@@ -80,7 +80,7 @@ def test_data_that_the_task_does_not_fit(dataset, tmp_path):
     config = small_config(dataset)
     config.task = "press"
     workdir = Workdir(tmp_path / "run", config)
-    with pytest.raises(UserError, match="7 numbers per action and the task press 2"):
+    with pytest.raises(UserError, match="7 numbers per action and the task press 3"):
         pipeline.run_all(config, workdir, make_mesh(config), ["demos"])
 
 

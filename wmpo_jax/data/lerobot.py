@@ -34,6 +34,10 @@ from wmpo_jax.runtime.files import load_json, new_folder, save_json
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+# Without these nothing can be read.
+FACTS = {"fps", "features"}
+COLUMNS = {"episode_index", "length", "data/chunk_index", "data/file_index"}
+PLACE = ("chunk_index", "file_index", "from_timestamp")  # of an episode's video
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 
 
@@ -51,11 +55,14 @@ class LeRobotSource:
                 f"{path} is a LeRobot dataset of version {version} and {VERSION} is read: convert "
                 "it with LeRobot's own lerobot.datasets.v30.convert_dataset_v21_to_v30."
             )
+        _check_keys(self._facts, FACTS, path / "meta/info.json")
         self._tasks = self._read_tasks()
         tables = sorted((path / "meta" / "episodes").rglob("*.parquet"))
         self._rows = [row for table in tables for row in _read_parquet(table).to_pylist()]
         if not self._rows:
             raise UserError(f"{path} lists no episodes in meta/episodes: copy the dataset again.")
+        for row in self._rows:
+            _check_keys(row, COLUMNS, path / "meta/episodes")
         # Two tables at a time: files hold about 100 MB, and windows come in any order.
         self._table = lru_cache(maxsize=2)(_read_parquet)
 
@@ -86,6 +93,9 @@ class LeRobotSource:
         if self._facts["features"][camera]["dtype"] == "image":
             frames = _decode_images(self._steps(index)[camera], times_T, f"{self._path} {index}")
         else:
+            columns = {f"videos/{camera}/{key}" for key in PLACE} - row.keys()
+            if columns:
+                raise BadEpisode(f"{self._path} episode {index} lacks {', '.join(sorted(columns))}")
             template = self._facts.get("video_path") or VIDEO_PATH
             file = self._path / template.format(video_key=camera, **_place(row, f"videos/{camera}"))
             fps = float(self._facts["fps"])
@@ -139,6 +149,12 @@ class LeRobotSource:
             row["task_index"]: next(str(v) for k, v in row.items() if k != "task_index")
             for row in rows
         }
+
+
+def _check_keys(found: dict[str, Any], wanted: set[str], where: Path) -> None:
+    if wanted - found.keys():
+        lacking = ", ".join(sorted(wanted - found.keys()))
+        raise UserError(f"{where} lacks {lacking}: copy the dataset again.")
 
 
 def _read_parquet(path: Path) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from wmpo_jax.data import openx
 from wmpo_jax.data.episodes import (
@@ -29,6 +30,8 @@ from wmpo_jax.runtime.errors import UserError
 
 FPS = 20.0  # LIBERO's; RLDS does not say
 SPLIT = "train"
+# What tensorflow-datasets and the file readers raise for a damaged record.
+DAMAGE = (DecodeError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError)
 
 
 class RldsSource:
@@ -40,17 +43,16 @@ class RldsSource:
             info = datasets.builder_from_directory(str(path)).info
             self._features = info.features
             shards = [Path(str(file)) for file in info.splits[SPLIT].filepaths]
-        # tensorflow-datasets' own errors derive from nothing narrower.
+            self._cameras = _pictures(self._features["steps"].feature["observation"])
         except (OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"{path} is not a readable TFDS dataset with a split {SPLIT} ({reason}): give the "
+                f"{path} is not a readable RLDS dataset with a split {SPLIT} ({reason}): give the "
                 "folder that holds features.json."
             ) from error
         self.name = info.name
         self.files: Sequence[Path] = [path / "features.json", path / "dataset_info.json", *shards]
         self._options = options
-        self._cameras = _pictures(self._features["steps"].feature["observation"])
         self._decoders = _skipping(datasets, self._cameras)
         self._records = [place for shard in shards for place in _records(shard)]
         if not self._records:
@@ -77,7 +79,7 @@ class RldsSource:
             camera=self._camera(index),
             fps=float(metadata.get("fps", FPS)),
             source=_text(metadata.get("source", b"")) or self.name,
-            seed=int(metadata["seed"]) if metadata.get("seed", -1) >= 0 else None,
+            seed=_seed(metadata),
         )
 
     def frames(self, index: int, times_T: np.ndarray) -> np.ndarray:
@@ -95,8 +97,7 @@ class RldsSource:
             record = _read_record(*self._records[index])
             example = self._features.deserialize_example_np(record, decoders=self._decoders)
             steps, metadata = list(example["steps"]), dict(example.get("episode_metadata", {}))
-        # protobuf's DecodeError derives from Exception alone; nothing of ours runs in here.
-        except Exception as error:
+        except DAMAGE as error:
             raise BadEpisode(f"{self._where(index)} cannot be parsed ({error})") from error
         if not steps:
             raise BadEpisode(f"{self._where(index)} has no steps")
@@ -215,7 +216,13 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _seed(metadata: dict[str, Any]) -> int | None:
+    known = "finish_step" in metadata and metadata["seed"] >= 0  # ours
+    return int(metadata["seed"]) if known else None
+
+
 def _outcome(metadata: dict[str, Any], stacked: Any, steps: int) -> tuple[bool | None, int]:
-    if metadata.get("success", -1) >= 0:  # ours; -1 says that nobody knows
-        return bool(metadata["success"]), int(metadata["finish_step"])
+    if "finish_step" in metadata:  # one of ours, where -1 says that nobody knows
+        success, finish_step = int(metadata["success"]), int(metadata["finish_step"])
+        return (None if success < 0 else bool(success)), finish_step
     return outcome(stacked.get("reward"), steps)

@@ -54,8 +54,10 @@ class WebDatasetSource:
         meta = _meta(sample)
         actions, video = _array(sample, "action.npy"), _array(sample, "video.npy")
         complete = meta.get("complete", True)  # the reference's demonstrations lack it
-        finish = int(meta.get("finish_step", len(actions)))
-        steps = int(meta.get("steps", finish))
+        finish = meta.get("finish_step", len(actions))
+        steps = meta.get("steps", finish)
+        if type(finish) is not int or type(steps) is not int:
+            raise BadEpisode(f"{_where(sample)} has the steps {steps!r}, finished at {finish!r}")
         if steps > len(actions) or steps > len(video):
             raise BadEpisode(
                 f"{_where(sample)} claims {steps} steps and holds {len(actions)} actions"
