@@ -1,13 +1,15 @@
-"""Stage 1: demonstrations by the scripted expert, and task-agnostic play."""
+"""Stage 1: demonstrations by the scripted expert, and task-agnostic play; or a dataset on disk."""
 
 import time
 from typing import Any
 
 import numpy as np
 
+from wmpo_jax.data.mixture import Mixture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.dynamics import Actor, collect, expert_actor
 from wmpo_jax.envs.protocol import Episodes
+from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays, save_json
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.stages.seeds import seed_range, span
@@ -15,8 +17,15 @@ from wmpo_jax.stages.setting import Setting
 
 
 def run(setting: Setting) -> None:
-    """Writes data/demos and data/play (episodes.npz each) and the action statistics."""
+    """Writes data/demos and data/play (episodes.npz each) and the action statistics.
+
+    With a dataset on disk only the statistics are written; later stages stream from the dataset.
+    """
     started = time.monotonic()
+    if setting.mixture is not None:
+        result = _adopt(setting, setting.mixture)
+        setting.workdir.mark_done("demos", {"seconds": time.monotonic() - started, **result})
+        return
     env, config = setting.env, setting.config
     demos = _record(setting, "demos", expert_actor(env, config.demos.bias), config.demos)
     play = _record(setting, "play", env.play, config.play)
@@ -33,6 +42,28 @@ def run(setting: Setting) -> None:
             "invalid": int(np.sum(demos.invalid_B) + np.sum(play.invalid_B)),
         },
     )
+
+
+def _adopt(setting: Setting, mixture: Mixture) -> dict[str, Any]:
+    """Statistics of the (first) dataset, in whose units a policy will act; what there is."""
+    if mixture.action_dim != setting.env.action_dim:
+        raise UserError(
+            f"{setting.config.data.source} has {mixture.action_dim} numbers per action and the "
+            f"task {setting.env.name} {setting.env.action_dim}: leave config.task empty."
+        )
+    save_json(setting.statistics_file, mixture.datasets[0].statistics.to_json())
+    entries = [entry for dataset in mixture.datasets for entry in dataset.episodes]
+    setting.workdir.ledger.append(
+        "demos",
+        "demos",
+        episodes=len(entries),
+        control_steps=sum(entry.steps for entry in entries),
+        source=str(setting.config.data.source),
+    )
+    known = [entry.success for entry in entries if entry.success is not None]
+    bad = sum(len(dataset.bad) for dataset in mixture.datasets)
+    success = {"demo_success": float(np.mean(known))} if known else {}
+    return {"episodes": len(entries), "bad_episodes": bad, **success}
 
 
 def _record(setting: Setting, role: str, actor: Actor, section: Any) -> Episodes:

@@ -8,9 +8,12 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.data.loading import WindowLoader, WindowSpec
+from wmpo_jax.data.mixture import Mixture, open_mixture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.runtime.files import load_arrays, load_json
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.workdir import Workdir
@@ -27,7 +30,41 @@ class Setting:
 
     @cached_property
     def env(self) -> Environment:
-        return registry.make(self.config.task, self.config.image_size)
+        """The task of the config; without a name, what a dataset on disk says of it."""
+        if self.mixture is None or self.config.task:
+            return registry.make(self.config.task, self.config.image_size)
+        chunk = self.config.data.chunk
+        longest = max(e.steps for dataset in self.mixture.datasets for e in dataset.episodes)
+        return RecordedTask(
+            instructions=self.mixture.instructions,
+            action_dim=self.mixture.action_dim,
+            horizon=longest // chunk * chunk,
+            chunk=chunk,
+            image_size=self.config.image_size,
+        )
+
+    @cached_property
+    def mixture(self) -> Mixture | None:
+        """The datasets on disk to train from; None when the run makes its own episodes."""
+        section = self.config.get("data")
+        if section is None or not section.source:
+            return None
+        return open_mixture(section.source, on_bad=section.on_bad, verify=section.verify)
+
+    def loader(self, name: str, spec: WindowSpec, batch_size: int, *, clip: bool) -> WindowLoader:
+        """Batches of `mixture` for one user of randomness, this host's rows of them."""
+        assert self.mixture is not None
+        return WindowLoader(
+            self.mixture,
+            spec,
+            batch_size,
+            int(jax.random.bits(self.key(name))),
+            image_size=self.env.image_size,
+            instructions=self.env.instructions,
+            clip=clip,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
 
     @property
     def num_chunks(self) -> int:

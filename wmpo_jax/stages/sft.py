@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.vla import action_tokens
 from wmpo_jax.stages import training
 from wmpo_jax.stages.agents import PolicyFamily, policy_family
@@ -49,9 +50,13 @@ def _optimizer(setting: Setting) -> Any:
     return training.adamw(section.learning_rate, section.steps, section.weight_decay)
 
 
-def _training_data(setting: Setting) -> dict[str, jax.Array]:
+def _training_data(setting: Setting) -> dict[str, jax.Array] | training.Stream:
     """Frames and the clean chunks that follow them, for every step that has a whole chunk."""
     env = setting.env
+    if setting.mixture is not None:
+        spec = WindowSpec(history=1, chunk=env.chunk, future=False)
+        batch_size = setting.config.sft.batch_size
+        return training.Stream(setting.loader("sft data", spec, batch_size, clip=True))
     demos = setting.episodes("demos", "demos")
     labels_ETA = setting.statistics.normalise(demos["labels_BTA"])
     count = env.horizon - env.chunk + 1
@@ -69,11 +74,21 @@ def _loss(
 ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     """Cross-entropy with ordinal soft labels, mean over the chunk's tokens."""
     section = setting.config.sft
-    index_B = jax.random.randint(key, (section.batch_size,), 0, data["goal_X"].shape[0])
-    batch = {name: values[index_B] for name, values in data.items()}
-    batch = training.spread(setting.mesh, batch)
+    batch = training.spread(setting.mesh, _batch(section.batch_size, data, key))
     logits = family.logits_of_frames(params, batch["frame_XHWC"], batch["goal_X"])
     targets = action_tokens.soft_targets(batch["chunk_XKA"], section.soft_label_sigma, family.bins)
     loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
     actions = action_tokens.decode(jnp.argmax(logits, axis=-1), family.bins)
     return loss, {"action_error": jnp.abs(actions - batch["chunk_XKA"]).mean()}
+
+
+def _batch(batch_size: int, data: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    """Drawn from the arrays of `_training_data`; what a stream brings is a batch already."""
+    if "frames_BTHWC" in data:
+        return {
+            "frame_XHWC": data["frames_BTHWC"][:, -1],
+            "chunk_XKA": data["actions_BKA"],
+            "goal_X": data["goal_B"],
+        }
+    index_B = jax.random.randint(key, (batch_size,), 0, data["goal_X"].shape[0])
+    return {name: values[index_B] for name, values in data.items()}

@@ -1,7 +1,9 @@
 """The one supervised training loop: resume, step, show, save, stop on request."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,10 +13,11 @@ import optax.contrib
 from flax import struct
 from jax.sharding import Mesh
 
+from wmpo_jax.data.loading import WindowLoader
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import batch_sharding, replicate
+from wmpo_jax.runtime.mesh import batch_sharding, replicate, shard_batch
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.stages.setting import Setting
 
@@ -35,6 +38,18 @@ class TrainState(struct.PyTreeNode):
     params: Any
     opt_state: Any
     average: Any
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Data that do not fit into memory: every step is given the next batch of a loader.
+
+    Attributes:
+      constants: what every step is given beside its batch, such as a frozen network.
+    """
+
+    loader: WindowLoader
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
@@ -134,6 +149,9 @@ def fit(
 ) -> TrainState:
     """Trains until `steps`, from the newest checkpoint of `name` if there is one.
 
+    Args:
+      data: arrays that `step_fn` draws its batches from, or a `Stream` of batches.
+
     Raises:
       Preempted: after saving, when SIGTERM or Ctrl-C asked for it.
       UserError: the loss is not finite.
@@ -143,11 +161,11 @@ def fit(
     state = jax.tree.map(jnp.copy, replicate(setting.mesh, state))
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
-    data = replicate(setting.mesh, data)
     start = int(state.step)
+    batches = _batches(setting.mesh, data, start)
     with setting.metrics(name, start) as writer, progress(steps, start, name) as bar:
         for step in range(start + 1, steps + 1):
-            state, metrics = step_fn(state, data)
+            state, metrics = step_fn(state, next(batches))
             if step % LOG_EVERY == 0 or step == steps:
                 _check_finite(name, step, float(metrics["loss"]))
                 writer.write(step, metrics)
@@ -159,6 +177,16 @@ def fit(
             if leaving:
                 raise preemption.stopped(name, step)
     return state
+
+
+def _batches(mesh: Mesh, data: Any, start: int) -> Iterator[Any]:
+    """What each step from `start` on is given; the same arrays again and again, or a stream."""
+    if not isinstance(data, Stream):
+        yield from itertools.repeat(replicate(mesh, data))
+        return
+    constants = replicate(mesh, dict(data.constants))
+    for batch in data.loader.iterate(start):
+        yield {**shard_batch(mesh, batch), **constants}
 
 
 def load_params(setting: Setting, name: str, template: TrainState) -> Any:

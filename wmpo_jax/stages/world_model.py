@@ -16,6 +16,7 @@ from einops import rearrange
 from flax import nnx
 
 from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.stdit import STDiT
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.stages import training
@@ -26,7 +27,7 @@ from wmpo_jax.stages.agents import (
     predict_chunk,
     world_model_network,
 )
-from wmpo_jax.stages.autoencoder import SOURCES
+from wmpo_jax.stages.autoencoder import SOURCES, load_video
 from wmpo_jax.stages.setting import Setting
 
 Corpus = dict[str, dict[str, jax.Array]]  # source -> latents_ETHWC, actions_ETA
@@ -49,7 +50,7 @@ def run(setting: Setting) -> None:
         "world_model",
         training.initial_state(params, optimizer, averaged=True),
         step_fn,
-        _corpus(setting),
+        _corpus(setting) if setting.mixture is None else _stream(setting),
         steps,
         section.checkpoint_every,
         setting,
@@ -96,6 +97,14 @@ def _corpus(setting: Setting) -> Corpus:
     return corpus
 
 
+def _stream(setting: Setting) -> training.Stream:
+    """Windows of frames and actions from disk, and the frozen autoencoder that encodes them."""
+    section, chunk = setting.config.world_model, setting.env.chunk
+    spec = WindowSpec(section.history + chunk, chunk, future=True, past_actions=chunk)
+    loader = setting.loader("world model data", spec, section.batch_size, clip=False)
+    return training.Stream(loader, {"video": load_video(setting)})
+
+
 def normalised_actions(setting: Setting, episodes: Mapping[str, Any]) -> jax.Array:
     """Executed actions as the world model is told them, float32 [E, T - 1, A].
 
@@ -112,18 +121,27 @@ def _loss(
     graphdef: Any,
     setting: Setting,
     params: Any,
-    corpus: Corpus,
+    corpus: Any,
     key: jax.Array,
     step: jax.Array,
 ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     """Rectified-flow loss on windows of history + chunk; some histories are self-predicted."""
     chunk = setting.env.chunk
     window_key, imagine_key, flow_key = jax.random.split(key, 3)
-    latents, actions = _windows(setting, corpus, window_key, step)
+    if "video" in corpus:  # a batch from disk
+        latents = corpus["video"].encode(corpus["frames_BTHWC"], window_key)
+        actions = corpus["actions_BKA"]
+    else:
+        latents, actions = _windows(setting, corpus, window_key, step)
     latents, actions = training.spread(setting.mesh, (latents, actions))
     network = nnx.merge(graphdef, params)
     history, target = latents[:, chunk:-chunk], latents[:, -chunk:]
-    history = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
+    forced = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
+    if "start_B" in corpus:
+        # From disk come windows near an episode's beginning too, with no chunk before them.
+        early_B = corpus["start_B"] < chunk
+        forced = jnp.where(early_B.reshape(-1, *[1] * (forced.ndim - 1)), history, forced)
+    history = forced
     loss = _flow_loss(network, setting, history, target, actions[:, chunk:], flow_key)
     return loss, {}
 
