@@ -1,6 +1,7 @@
 """The networks in their roles: policy, world model and judge, as the algorithm knows them."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +29,13 @@ MICRO_BATCH = 512  # frames through the autoencoder at once
 
 @dataclass(frozen=True)
 class PolicyFamily:
-    """A VLA without its weights: network, prompts of the task, image transform, tokens."""
+    """A VLA without its weights: network, prompts of the task, image transform, tokens.
 
+    `build` makes it with fresh weights; `training.create` and `abstract` know where they belong.
+    """
+
+    build: Callable[[], VLA]
     graphdef: Any
-    initial_params: Any
     transform: ImageTransform
     prompts_GL: np.ndarray
     lengths_G: np.ndarray
@@ -77,13 +81,16 @@ class VLAPolicy:
 
 
 def policy_family(config: ConfigDict, env: Environment) -> PolicyFamily:
-    """The tiny VLA for a task, freshly initialised from config.seed."""
+    """The tiny VLA for a task; fresh weights depend on config.seed."""
     vla_config = VLAConfig.tiny(env.action_dim, env.chunk, n_action_classes=config.policy.bins)
     prompts_GL, lengths_G = PromptTokenizer().encode_batch(env.instructions)
-    graphdef, params = nnx.split(VLA(vla_config, rngs=nnx.Rngs(config.seed)))
+
+    def build() -> VLA:
+        return VLA(vla_config, rngs=nnx.Rngs(config.seed))
+
     return PolicyFamily(
-        graphdef=graphdef,
-        initial_params=params,
+        build=build,
+        graphdef=nnx.graphdef(nnx.eval_shape(build)),
         transform=ImageTransform(ImageTransformConfig.tiny()),
         prompts_GL=prompts_GL,
         lengths_G=lengths_G,

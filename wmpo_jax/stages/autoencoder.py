@@ -32,9 +32,10 @@ def run(setting: Setting) -> None:
     frames = {
         name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()
     }
-    graphdef, params = nnx.split(_network(setting, 1.0))
+    graphdef, params = training.create(setting.mesh, lambda: _network(setting, 1.0))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
         optimizer,
         setting.key("autoencoder"),
@@ -42,7 +43,7 @@ def run(setting: Setting) -> None:
     data = {name: jnp.asarray(values) for name, values in frames.items()}
     state = training.fit(
         "autoencoder",
-        training.initial_state(params, optimizer),
+        training.initial_state(setting.mesh, params, optimizer),
         step_fn,
         data,
         section.steps,
@@ -50,7 +51,9 @@ def run(setting: Setting) -> None:
         setting,
     )
     scale = _unit_scale(graphdef, state.params, data["play"][:64])
-    video = LatentVideo(state.params, nnx.split(_network(setting, scale))[0])
+    video = LatentVideo(
+        state.params, training.abstract(setting.mesh, lambda: _network(setting, scale))[0]
+    )
     psnr = _reconstruction_psnr(video, data["rollouts"])
     for name, values in frames.items():
         latents = _encode_all(video, values, setting.key(f"latents of {name}"))
@@ -63,8 +66,8 @@ def run(setting: Setting) -> None:
 def load_video(setting: Setting) -> LatentVideo:
     """The trained autoencoder with its scaling factor."""
     scale = setting.workdir.result("autoencoder")["scaling_factor"]
-    graphdef, params = nnx.split(_network(setting, scale))
-    template = training.initial_state(params, _optimizer(setting))
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting, scale))
+    template = training.state_template(setting.mesh, params, _optimizer(setting))
     return LatentVideo(training.load_params(setting, "autoencoder", template), graphdef)
 
 
