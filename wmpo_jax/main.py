@@ -48,10 +48,11 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
 
     preemption.install()
     distributed.initialize(flags.cluster)
+    distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
     workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
     print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
-    with workdir.lock():
+    with workdir.lock(), distributed.watching_hosts():
         stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else ())
 
 

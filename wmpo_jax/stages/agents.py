@@ -32,6 +32,7 @@ class PolicyFamily:
     """A VLA without its weights: network, prompts of the task, image transform, tokens.
 
     `build` makes it with fresh weights; `training.create` and `abstract` know where they belong.
+    `frozen` holds the weights that `params` lacks because they are not trained (under LoRA).
     """
 
     build: Callable[[], VLA]
@@ -40,13 +41,15 @@ class PolicyFamily:
     prompts_GL: np.ndarray
     lengths_G: np.ndarray
     bins: int
+    frozen: Any = None
 
     def logits(self, params: Any, observation: Observation) -> jax.Array:
         """float32 logits_BKAV over action classes."""
         return self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
 
     def logits_of_frames(self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
-        network = nnx.merge(self.graphdef, params)
+        frozen = () if self.frozen is None else (self.frozen,)
+        network = nnx.merge(self.graphdef, params, *frozen)
         pixels = self.transform(frames_BHWC)
         prompt_BL = jnp.asarray(self.prompts_GL)[goal_B]
         same_length = (self.lengths_G == self.lengths_G[0]).all()

@@ -15,13 +15,14 @@ import optax
 from einops import rearrange
 from flax import struct
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from wmpo_jax.algorithm import grpo
 from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
 from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import shard_batch
+from wmpo_jax.runtime.mesh import fetch, spread_whole
 from wmpo_jax.runtime.progress import PhaseTimer, progress
 from wmpo_jax.stages import training
 from wmpo_jax.stages.setting import Setting
@@ -72,10 +73,15 @@ class Recipe:
     @classmethod
     def from_config(cls, setting: Setting, **changes: Any) -> "Recipe":
         """`config.improve` with some values changed."""
-        section = setting.config.improve
+        return cls.of(setting.config, **changes)
+
+    @classmethod
+    def of(cls, config: ConfigDict, **changes: Any) -> "Recipe":
+        """As `from_config`, of the config alone."""
+        section = config.improve
         names = {field.name for field in dataclasses.fields(cls)}
         values = {name: section[name] for name in names & set(section.keys())}
-        recipe = cls(**{"temperature": setting.config.policy.temperature, **values, **changes})
+        recipe = cls(**{"temperature": config.policy.temperature, **values, **changes})
         if recipe.minibatch % recipe.group_size:
             raise UserError(
                 f"improve.minibatch = {recipe.minibatch} splits groups of {recipe.group_size}: "
@@ -142,7 +148,7 @@ def optimise(
                 kept, state, metrics = _gather(state, sample, starts, recipe, sample_key)
             with timer("update"):
                 if kept is not None:
-                    batch, weight_B = shard_batch(setting.mesh, kept)
+                    batch, weight_B = spread_whole(setting.mesh, kept)
                     new_params, opt_state, losses = update(
                         state.params, state.opt_state, batch, weight_B, update_key
                     )
@@ -185,8 +191,8 @@ def _gather(
     for _ in range(recipe.attempts):
         batch = int(state.batches)
         trajectory = sample(state.params, starts(batch), jax.random.fold_in(key, batch))
-        success.append(np.asarray(trajectory.success_B))
-        mixed.append(np.asarray(grpo.mixed_groups(trajectory.success_B, recipe.group_size)))
+        success.append(fetch(trajectory.success_B))
+        mixed.append(np.asarray(grpo.mixed_groups(success[-1], recipe.group_size)))
         found.append(trajectory)
         state = state.replace(batches=state.batches + 1, episodes=state.episodes + len(success[-1]))
         if sum(m.sum() for m in mixed) >= recipe.groups:

@@ -13,7 +13,7 @@ from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.runtime import sharding
-from wmpo_jax.runtime.mesh import shard_batch
+from wmpo_jax.runtime.mesh import spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.stages import grpo_loop, training
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
@@ -113,6 +113,6 @@ def _first_frames(setting: Setting, recipe: Recipe) -> Starts:
     def starts(batch: int) -> Observation:
         seeds = seed_range("imagination", setting.config.seed, batch * recipe.groups, recipe.groups)
         observation = look(jnp.asarray(np.repeat(seeds, recipe.group_size)))
-        return shard_batch(setting.mesh, observation)
+        return spread_whole(setting.mesh, observation)
 
     return starts

@@ -88,7 +88,14 @@ def create(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
     """A network with fresh parameters, each made in its shards: (graphdef, params)."""
     graphdef, params = abstract(mesh, build)
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
-    return graphdef, jax.jit(lambda: nnx.state(build()), out_shardings=places)()
+    # It runs once: on a CPU optimising it would take five times as long as not.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    make = jax.jit(
+        lambda: nnx.state(build()),
+        out_shardings=places,
+        compiler_options=quick if _on_cpu(mesh) else None,
+    )
+    return graphdef, make()
 
 
 def abstract(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
@@ -151,8 +158,12 @@ def make_step(
         return sharding.pin(mesh, new), metrics
 
     # XLA:CPU's default for fused loops, which runtime.environment turns off for MJX's sake.
-    options = {"xla_cpu_use_fusion_emitters": True} if jax.default_backend() == "cpu" else None
+    options = {"xla_cpu_use_fusion_emitters": True} if _on_cpu(mesh) else None
     return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
+def _on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def _mean_gradient(
