@@ -6,12 +6,13 @@ Exit status: 0 done, 2 the user can mend it, 75 stopped on request (the same com
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from wmpo_jax.runtime import environment
 from wmpo_jax.runtime.config import config_name, load_config
-from wmpo_jax.runtime.errors import Preempted, UserError
+from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,6 +29,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2
+    except HostLost as loss:
+        print(f"wmpo_jax: {loss}", file=sys.stderr, flush=True)
+        os._exit(75)  # an orderly exit would wait for the host that is gone
     except Preempted as stop:
         print(f"wmpo_jax: {stop}", file=sys.stderr)
         return 75

@@ -48,7 +48,7 @@ PRESETS = (
     Preset("v5e-64", "configs/libero.py", "v5e:8x8", ("improve.micro_chunks=2",)),
     Preset("v5p-64", "configs/libero.py", "v5p:4x4x4"),
     Preset("v6e-256", "configs/libero.py", "v6e:16x16", (
-        "sft.batch_size=256", "world_model.batch_size=256", "reward.batch_size=256",
+        "mesh.data=4", "sft.batch_size=256", "world_model.batch_size=256", "reward.batch_size=256",
         "improve.minibatch=256",
     )),
 )  # fmt: skip

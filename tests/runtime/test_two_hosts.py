@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 PROGRAM = """
-import sys
+import os, sys
 import jax, jax.numpy as jnp, numpy as np
 from ml_collections import ConfigDict
 from wmpo_jax.runtime import distributed, preemption
-from wmpo_jax.runtime.errors import Preempted, UserError
+from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
 from wmpo_jax.runtime.mesh import fetch, make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import training
@@ -59,10 +59,12 @@ try:
 except UserError as error:
     print(f"wmpo_jax: {error}", file=sys.stderr)
     sys.exit(2)
-except Preempted as stop:
-    print(f"wmpo_jax: {stop}", file=sys.stderr, flush=True)
-    import os
+except HostLost as loss:
+    print(f"wmpo_jax: {loss}", file=sys.stderr, flush=True)
     os._exit(75)
+except Preempted as stop:
+    print(f"wmpo_jax: {stop}", file=sys.stderr)
+    sys.exit(75)
 """
 
 

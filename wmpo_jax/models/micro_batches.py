@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wmpo_jax.runtime.sharding import spread_batch
+from wmpo_jax.runtime.sharding import parts_here, spread_batch
 
 
 def map_rows(function: Callable[[jax.Array], Any], rows_BX: jax.Array, micro_batch: int) -> Any:
-    """`function(rows_BX)` in pieces of at most `micro_batch` rows, of equal size.
+    """`function(rows_BX)` in equal pieces of at most `micro_batch` rows, or one per device.
 
     Piece i takes every n-th row, beginning with row i. So when the rows are spread over devices,
     every device works on its own rows in every piece and nothing is moved.
@@ -19,7 +19,7 @@ def map_rows(function: Callable[[jax.Array], Any], rows_BX: jax.Array, micro_bat
       function: rows -> pytree of arrays with the same leading axis, row by row independent.
     """
     count = rows_BX.shape[0]
-    pieces = -(-count // micro_batch)
+    pieces = -(-count // max(micro_batch, parts_here()))
     if pieces == 1:
         return function(rows_BX)
     size = -(-count // pieces)

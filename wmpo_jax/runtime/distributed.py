@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from wmpo_jax.runtime.config import config_hash
-from wmpo_jax.runtime.errors import Preempted, UserError
+from wmpo_jax.runtime.errors import HostLost, UserError
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 JOIN_SECONDS = 120  # hosts of a job start within this of each other; WMPO_JOIN_SECONDS overrides
@@ -77,7 +77,7 @@ def check_same_config(config: ConfigDict | FrozenConfigDict) -> None:
 
 @contextlib.contextmanager
 def watching_hosts() -> Iterator[None]:
-    """Turns the errors by which a collective reports a lost host into Preempted.
+    """Turns the errors by which a collective reports a lost host into HostLost.
 
     A host that is not waiting in a collective is ended by JAX itself after SILENCE_SECONDS.
     """
@@ -86,7 +86,7 @@ def watching_hosts() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or not any(word in str(error) for word in _LOST):
             raise
-        raise Preempted(
+        raise HostLost(
             f"another host was lost ({str(error).splitlines()[0][:160]}); the same command on all "
             "hosts continues from the newest checkpoint"
         ) from error

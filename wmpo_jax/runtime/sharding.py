@@ -110,10 +110,15 @@ def spread_batch(x: jax.Array) -> jax.Array:
     Models call it between layers: said nowhere, the partitioner sometimes splits features instead
     and moves activations in every layer.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % batch_parts(mesh):
+    if jax.sharding.get_abstract_mesh().empty or x.shape[0] % parts_here():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*ACTIVATIONS))
+
+
+def parts_here() -> int:
+    """Into how many parts a batch is split where this is traced; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else batch_parts(mesh)
 
 
 def batch_parts(mesh: Any) -> int:

@@ -13,7 +13,7 @@ from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.runtime import sharding
-from wmpo_jax.runtime.mesh import spread_whole
+from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.stages import grpo_loop, training
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
@@ -33,7 +33,8 @@ def run(setting: Setting) -> None:
     recipe = Recipe.from_config(setting)
     family = policy_family(setting.config, setting.env)
     base = load_base_policy(setting, family)
-    world = load_world(setting)
+    # Whole on every device: split, it would be gathered in each denoising step of each chunk.
+    world = replicate(setting.mesh, load_world(setting))
 
     @jax.jit
     def imagine(params: Any, world: tuple, starts: Observation, key: jax.Array) -> Trajectory:

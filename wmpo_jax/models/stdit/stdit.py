@@ -192,8 +192,8 @@ class STDiT(nnx.Module):
 
         def pair(x_BTSD, layer):
             params, past = layer
-            pair = nnx.merge(graphdef, params)
-            x_BTSD, new = pair(x_BTSD, spatial_BT6D, temporal_BT6D, past)
+            blocks = nnx.merge(graphdef, params)
+            x_BTSD, new = blocks(x_BTSD, spatial_BT6D, temporal_BT6D, past)
             return spread_batch(x_BTSD), new
 
         if self.config.scan_layers:
