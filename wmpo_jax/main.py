@@ -50,8 +50,8 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     from wmpo_jax.runtime import distributed, mesh, preemption
     from wmpo_jax.runtime.workdir import Workdir
 
-    preemption.install()
     distributed.initialize(flags.cluster)
+    preemption.install()  # behind JAX's own handler of SIGTERM, which joining the hosts installs
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
     workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)

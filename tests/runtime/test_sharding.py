@@ -1,17 +1,24 @@
 """The sharding table: roles by name, axes that do not divide, one device."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
+from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from wmpo_jax.models.stdit import STDiT, STDiTConfig
+from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
+from wmpo_jax.models.vla import VLA, VLAConfig
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import AXES
 
@@ -29,8 +36,9 @@ def mesh_of(*sizes: int) -> AbstractMesh:
     [
         ("llama/blocks/q_proj/kernel", (32, 4096, 4096), P(None, "fsdp", "tensor")),
         ("llama/blocks/3/down_proj/kernel", (11008, 4096), P("tensor", "fsdp")),
-        ("0/mu/llama/blocks/3/down_proj/kernel", (11008, 4096), P("tensor", "fsdp")),
-        ("params/pairs/spatial/mlp/fc1/kernel/7", (1152, 4608), P("fsdp", "tensor")),
+        ("layers/0/attention/value/kernel/value", (768, 768), P("fsdp", "tensor")),
+        ("0/mu/llama/blocks/3/down_proj/kernel/value", (11008, 4096), P("tensor", "fsdp")),
+        ("params/pairs/spatial/mlp/fc1/kernel/value/7", (1152, 4608), P("fsdp", "tensor")),
         ("siglip/blocks/qkv/kernel", (26, 1152, 3456), P(None, "fsdp", None)),
         ("llama/blocks/q_proj/linear/kernel", (32, 4096, 4096), P(None, "fsdp", "tensor")),
         ("llama/blocks/q_proj/a", (32, 4096, 32), P(None, "fsdp", None)),
@@ -41,6 +49,27 @@ def mesh_of(*sizes: int) -> AbstractMesh:
 )
 def test_roles(path: str, shape: tuple[int, ...], expected: P) -> None:
     assert sharding.spec(path, shape, mesh_of(1, 8, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: VLA(VLAConfig.openvla_7b().scanned(), rngs=nnx.Rngs(0)),
+        lambda: STDiT(STDiTConfig.xl_2(), rngs=nnx.Rngs(0)),
+        lambda: AutoencoderKL(AutoencoderKLConfig.sdxl(), rngs=nnx.Rngs(0)),
+        lambda: VideoMAE(VideoMAEConfig.base(), rngs=nnx.Rngs(0)),
+    ],
+    ids=["policy", "world model", "autoencoder", "reward"],
+)
+def test_released_networks_are_split(build: Callable[[], nnx.Module]) -> None:
+    """No chip of eight holds much more than an eighth of the parameters."""
+    params = nnx.state(nnx.eval_shape(build))
+    places = sharding.shardings(mesh_of(1, 8, 1), params)
+    sizes = jax.tree.map(
+        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)), params, places
+    )
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(jax.tree.leaves(sizes)) < 1.05 * total / 8
 
 
 def test_an_axis_that_does_not_divide_moves_or_is_left_out() -> None:

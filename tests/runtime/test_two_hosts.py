@@ -34,8 +34,8 @@ def loss(params, data, key, step):
     return jnp.square(error).mean(), {}
 
 try:
-    preemption.install()
     distributed.initialize(cluster=False)
+    preemption.install()
     distributed.check_same_config(config)
     setting = Setting(config, Workdir(folder, config), make_mesh(config))
     draw = np.random.default_rng(0).normal
@@ -146,7 +146,9 @@ def test_a_lost_host_stops_the_other_and_one_process_goes_on(
     killed = time.monotonic()
     status, errors = finish([first])[0]
     assert time.monotonic() - killed < 60
-    assert status != 0 and "lost" in errors, errors[-3000:]
+    # The collective it is in reports the loss, or JAX's coordination service ends it.
+    assert status != 0, errors[-3000:]
+    assert "another host was lost" in errors or "Terminating process" in errors, errors[-3000:]
     second.communicate(timeout=60)
 
     ((status, errors),) = finish(start(tmp_path, hosts=1, steps=40))

@@ -1,6 +1,6 @@
 """Every training step, the imagined rollout and the GRPO update on several meshes of 8 devices.
 
-    python -m tests.stages.sharded_programs result.json
+    python -m tests.stages.sharded_programs result.json [2x2x2 ...]
 
 Writes, per program and mesh, how far it ends from the same program on one device.
 """
@@ -47,7 +47,7 @@ from wmpo_jax.stages import (  # noqa: E402
 )
 from wmpo_jax.stages.setting import Setting  # noqa: E402
 
-MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2), "1x4x2": (1, 4, 2)}
+MESHES = {"8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2), "1x4x2": (1, 4, 2)}
 EPISODES, STEPS = 8, 3
 ENV: Any = SimpleNamespace(
     action_dim=3, chunk=4, horizon=8, image_size=32, instructions=("press the pad",)
@@ -228,17 +228,18 @@ def relative_difference(found, expected) -> float:
     return (gap / sum(float(np.square(b.astype(np.float64)).sum()) for _, b in pairs)) ** 0.5
 
 
-def main(path: str) -> None:
-    results, differences = {}, {}
+def main(path: str, *names: str) -> None:
+    differences = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, shape in MESHES.items():
-            results[name] = all_programs(setting_on(shape, Path(folder) / name))
-    for name in list(MESHES)[1:]:
-        for program, expected in results["1x1x1"].items():
-            found = results[name][program]
-            differences[f"{program} {name}"] = relative_difference(found, expected)
+        alone = all_programs(setting_on((1, 1, 1), Path(folder) / "alone"))
+        for name in names or MESHES:
+            found = all_programs(setting_on(MESHES[name], Path(folder) / name))
+            for program, expected in alone.items():
+                difference = relative_difference(found[program], expected)
+                differences[f"{program} {name}"] = difference
+                print(program, name, difference, file=sys.stderr, flush=True)
     Path(path).write_text(json.dumps(differences, indent=1))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -37,6 +37,8 @@ def role(path: str) -> str:
     """Of the parameter at `path`, such as "llama/blocks/3/q_proj/kernel"."""
     # LoRA keeps a layer's own kernel in .../linear/kernel, Muon's state one entry per layer.
     words = [word for word in path.split("/") if not word.isdigit() and word != "linear"]
+    if words[-1:] == ["value"]:  # NNX keeps the array of a parameter under this name
+        words.pop()
     leaf, layer = (words[-1:] or [""])[0], (words[-2:-1] or [""])[0]
     if leaf != "kernel":
         return _LEAVES.get(leaf, "whole")
