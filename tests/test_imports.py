@@ -11,7 +11,7 @@ FLOORS = [
     {"runtime"},
     {"models"},
     {"algorithm", "envs", "data"},
-    {"stages", "report", "conversion"},
+    {"stages", "report", "conversion", "planning"},
     {"main", "plan", "convert", "play"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,6 +1,7 @@
 """The networks in their roles: policy, world model and judge, as the algorithm knows them."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,21 +29,27 @@ MICRO_BATCH = 512  # frames through the autoencoder at once
 
 @dataclass(frozen=True)
 class PolicyFamily:
-    """A VLA without its weights: network, prompts of the task, image transform, tokens."""
+    """A VLA without its weights: network, prompts of the task, image transform, tokens.
 
+    `build` makes it with fresh weights; `training.create` and `abstract` know where they belong.
+    `frozen` holds the weights that `params` lacks because they are not trained (under LoRA).
+    """
+
+    build: Callable[[], VLA]
     graphdef: Any
-    initial_params: Any
     transform: ImageTransform
     prompts_GL: np.ndarray
     lengths_G: np.ndarray
     bins: int
+    frozen: Any = None
 
     def logits(self, params: Any, observation: Observation) -> jax.Array:
         """float32 logits_BKAV over action classes."""
         return self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
 
     def logits_of_frames(self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
-        network = nnx.merge(self.graphdef, params)
+        frozen = () if self.frozen is None else (self.frozen,)
+        network = nnx.merge(self.graphdef, params, *frozen)
         pixels = self.transform(frames_BHWC)
         prompt_BL = jnp.asarray(self.prompts_GL)[goal_B]
         same_length = (self.lengths_G == self.lengths_G[0]).all()
@@ -77,13 +84,16 @@ class VLAPolicy:
 
 
 def policy_family(config: ConfigDict, env: Environment) -> PolicyFamily:
-    """The tiny VLA for a task, freshly initialised from config.seed."""
+    """The tiny VLA for a task; fresh weights depend on config.seed."""
     vla_config = VLAConfig.tiny(env.action_dim, env.chunk, n_action_classes=config.policy.bins)
     prompts_GL, lengths_G = PromptTokenizer().encode_batch(env.instructions)
-    graphdef, params = nnx.split(VLA(vla_config, rngs=nnx.Rngs(config.seed)))
+
+    def build() -> VLA:
+        return VLA(vla_config, rngs=nnx.Rngs(config.seed))
+
     return PolicyFamily(
-        graphdef=graphdef,
-        initial_params=params,
+        build=build,
+        graphdef=nnx.graphdef(nnx.eval_shape(build)),
         transform=ImageTransform(ImageTransformConfig.tiny()),
         prompts_GL=prompts_GL,
         lengths_G=lengths_G,

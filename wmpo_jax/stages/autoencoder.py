@@ -35,9 +35,10 @@ def run(setting: Setting) -> None:
     started = time.monotonic()
     section = setting.config.autoencoder
     frames = _recorded_frames(setting)
-    graphdef, params = nnx.split(_network(setting, 1.0))
+    graphdef, params = training.create(setting.mesh, lambda: _network(setting, 1.0))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
         optimizer,
         setting.key("autoencoder"),
@@ -46,7 +47,7 @@ def run(setting: Setting) -> None:
     stream = _stream(setting)
     state = training.fit(
         "autoencoder",
-        training.initial_state(params, optimizer),
+        training.initial_state(setting.mesh, params, optimizer),
         step_fn,
         stream or data,
         section.steps,
@@ -59,7 +60,9 @@ def run(setting: Setting) -> None:
     else:
         calibration, held = data["play"][:64], data["rollouts"]
     scale = _unit_scale(graphdef, state.params, calibration)
-    video = LatentVideo(state.params, nnx.split(_network(setting, scale))[0])
+    video = LatentVideo(
+        state.params, training.abstract(setting.mesh, lambda: _network(setting, scale))[0]
+    )
     psnr = _reconstruction_psnr(video, held)
     for name, values in frames.items():
         latents = _encode_all(video, values, setting.key(f"latents of {name}"))
@@ -86,8 +89,8 @@ def _stream(setting: Setting) -> training.Stream | None:
 def load_video(setting: Setting) -> LatentVideo:
     """The trained autoencoder with its scaling factor."""
     scale = setting.workdir.result("autoencoder")["scaling_factor"]
-    graphdef, params = nnx.split(_network(setting, scale))
-    template = training.initial_state(params, _optimizer(setting))
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting, scale))
+    template = training.state_template(setting.mesh, params, _optimizer(setting))
     return LatentVideo(training.load_params(setting, "autoencoder", template), graphdef)
 
 

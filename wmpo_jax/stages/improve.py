@@ -12,9 +12,10 @@ from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.envs.dynamics import MjxDynamics
-from wmpo_jax.runtime.mesh import shard_batch
+from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
-from wmpo_jax.stages import grpo_loop
+from wmpo_jax.stages import grpo_loop, training
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
 from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.grpo_loop import Recipe, Starts
@@ -32,12 +33,14 @@ def run(setting: Setting) -> None:
     recipe = Recipe.from_config(setting)
     family = policy_family(setting.config, setting.env)
     base = load_base_policy(setting, family)
-    world = load_world(setting)
+    # Whole on every device: split, it would be gathered in each denoising step of each chunk.
+    world = replicate(setting.mesh, load_world(setting))
 
     @jax.jit
     def imagine(params: Any, world: tuple, starts: Observation, key: jax.Array) -> Trajectory:
         policy = family.policy(params, recipe.temperature)
-        return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
+        with sharding.over(setting.mesh):
+            return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
 
     starts = _first_frames(setting, recipe)
     state = grpo_loop.optimise(
@@ -86,8 +89,8 @@ def _per_phase(
 
 def load_policy(setting: Setting, family: PolicyFamily) -> Any:
     """The params of the policy after its last iteration in imagination."""
-    template = family.initial_params
-    return grpo_loop.load_params(setting, "improve", template, Recipe.from_config(setting))
+    _, params = training.abstract(setting.mesh, family.build)
+    return grpo_loop.load_params(setting, "improve", params, Recipe.from_config(setting))
 
 
 def load_world(setting: Setting) -> tuple[VideoWorldModel, VideoJudge, jax.Array]:
@@ -111,6 +114,6 @@ def _first_frames(setting: Setting, recipe: Recipe) -> Starts:
     def starts(batch: int) -> Observation:
         seeds = seed_range("imagination", setting.config.seed, batch * recipe.groups, recipe.groups)
         observation = look(jnp.asarray(np.repeat(seeds, recipe.group_size)))
-        return shard_batch(setting.mesh, observation)
+        return spread_whole(setting.mesh, observation)
 
     return starts

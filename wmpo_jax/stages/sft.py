@@ -21,14 +21,16 @@ def run(setting: Setting) -> None:
     section = setting.config.sft
     family = policy_family(setting.config, setting.env)
     optimizer = _optimizer(setting)
+    _, params = training.create(setting.mesh, family.build)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, _: _loss(family, setting, params, data, key),
         optimizer,
         setting.key("sft"),
     )
     training.fit(
         "sft",
-        training.initial_state(family.initial_params, optimizer),
+        training.initial_state(setting.mesh, params, optimizer),
         step_fn,
         _training_data(setting),
         section.steps,
@@ -41,7 +43,8 @@ def run(setting: Setting) -> None:
 
 def load_base_policy(setting: Setting, family: PolicyFamily) -> Any:
     """The params of the imitated policy."""
-    template = training.initial_state(family.initial_params, _optimizer(setting))
+    _, params = training.abstract(setting.mesh, family.build)
+    template = training.state_template(setting.mesh, params, _optimizer(setting))
     return training.load_params(setting, "sft", template)
 
 

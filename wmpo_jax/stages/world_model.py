@@ -37,9 +37,10 @@ def run(setting: Setting) -> None:
     """Writes checkpoints/world_model; both phases are one training run with two mixtures."""
     started = time.monotonic()
     section = setting.config.world_model
-    graphdef, params = nnx.split(world_model_network(setting.config, setting.env))
+    graphdef, params = training.create(setting.mesh, lambda: _network(setting))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, step: _loss(graphdef, setting, params, data, key, step),
         optimizer,
         setting.key("world_model"),
@@ -48,7 +49,7 @@ def run(setting: Setting) -> None:
     steps = section.pretrain_steps + section.align_steps
     training.fit(
         "world_model",
-        training.initial_state(params, optimizer, averaged=True),
+        training.initial_state(setting.mesh, params, optimizer, averaged=True),
         step_fn,
         _corpus(setting) if setting.mixture is None else _stream(setting),
         steps,
@@ -66,8 +67,8 @@ def run(setting: Setting) -> None:
 def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
     """The averaged weights in their role."""
     section = setting.config.world_model
-    graphdef, params = nnx.split(world_model_network(setting.config, setting.env))
-    template = training.initial_state(params, _optimizer(setting), averaged=True)
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
+    template = training.state_template(setting.mesh, params, _optimizer(setting), averaged=True)
     return VideoWorldModel(
         graphdef=graphdef,
         params=training.load_params(setting, "world_model", template),
@@ -76,6 +77,10 @@ def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
         steps=section.sampling_steps,
         image_size=setting.env.image_size,
     )
+
+
+def _network(setting: Setting) -> STDiT:
+    return world_model_network(setting.config, setting.env)
 
 
 def _optimizer(setting: Setting) -> Any:
