@@ -1,8 +1,11 @@
 """Which environments exist, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.libero.env import LiberoEnv
+from wmpo_jax.envs.libero.protocol import HORIZONS
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.tabletop.env import TabletopEnv
 from wmpo_jax.envs.tabletop.tasks.lift import Lift
 from wmpo_jax.envs.tabletop.tasks.press import Press
@@ -19,14 +22,23 @@ _FACTORIES: dict[str, Callable[[int], Environment]] = {
 
 
 def names() -> tuple[str, ...]:
+    """Those that live inside jit."""
     return tuple(sorted(_FACTORIES))
 
 
-def make(name: str, image_size: int = 32) -> Environment:
-    """The environment called `name`, with frames of `image_size` x `image_size` pixels."""
+def make(
+    name: str, image_size: int = 32, options: Mapping[str, Any] | None = None
+) -> Environment | HostEnvironment:
+    """The environment called `name`, with frames of `image_size` x `image_size` pixels.
+
+    Args:
+      options: config.libero, for a suite of LIBERO (see `LiberoEnv`).
+    """
+    if name in HORIZONS:
+        return LiberoEnv(name, image_size, options or {})
     if name not in _FACTORIES:
         raise UserError(
             f"There is no environment called {name!r}; set the config's env name to one of "
-            f"{', '.join(names())}."
+            f"{', '.join([*names(), *HORIZONS])}."
         )
     return _FACTORIES[name](image_size)
