@@ -31,8 +31,8 @@ class EnvState(struct.PyTreeNode):
     memory: Any
 
 
-class Environment(Protocol):
-    """A task: one world, its camera, and the people who act in it. Callers vmap.
+class Task(Protocol):
+    """What networks and stages have to know of an environment, wherever it lives.
 
     Attributes:
       name: key in the registry.
@@ -49,6 +49,10 @@ class Environment(Protocol):
     horizon: int
     chunk: int
     image_size: int
+
+
+class Environment(Task, Protocol):
+    """A task in one world, its camera, and the people who act in it. Callers vmap."""
 
     def reset(self, seed: jax.Array) -> EnvState:
         """A start drawn from the int32 scalar `seed`; equal seeds give equal starts."""
@@ -77,23 +81,17 @@ class Environment(Protocol):
 
 
 @runtime_checkable
-class HostEnvironment(Protocol):
+class HostEnvironment(Task, Protocol):
     """A simulator that cannot live inside jit: worlds by the wave, in processes of their own.
 
     A start is an int32: zero and above it is a seed, from which the simulator draws; below it is
     one of the benchmark's stored initial states, which are kept for evaluation. All starts of a
-    wave ask for the same task. Attributes as in `Environment`.
+    wave ask for the same task.
 
     Attributes:
       wave: most episodes at once; the policy is compiled for so many.
     """
 
-    name: str
-    instructions: tuple[str, ...]
-    action_dim: int
-    horizon: int
-    chunk: int
-    image_size: int
     wave: int
 
     def goals(self, starts_B: np.ndarray) -> np.ndarray:

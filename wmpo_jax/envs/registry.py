@@ -26,16 +26,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
-def make(
-    name: str, image_size: int = 32, options: Mapping[str, Any] | None = None
+def make_reality(
+    name: str, image_size: int, options: Mapping[str, Any]
 ) -> Environment | HostEnvironment:
-    """The environment called `name`, with frames of `image_size` x `image_size` pixels.
+    """What config.task names: a suite of LIBERO, or else what `make` knows.
 
     Args:
-      options: config.libero, for a suite of LIBERO (see `LiberoEnv`).
+      options: config.libero, for LIBERO (see `LiberoEnv`).
     """
-    if name in HORIZONS:
-        return LiberoEnv(name, image_size, options or {})
+    return LiberoEnv(name, image_size, options) if name in HORIZONS else make(name, image_size)
+
+
+def make(name: str, image_size: int = 32) -> Environment:
+    """The environment called `name`, with frames of `image_size` x `image_size` pixels."""
     if name not in _FACTORIES:
         raise UserError(
             f"There is no environment called {name!r}; set the config's env name to one of "

@@ -30,7 +30,7 @@ class Setting:
     @cached_property
     def env(self) -> Environment | HostEnvironment:
         options = self.config.get("libero", {})
-        return registry.make(self.config.task, self.config.image_size, options)
+        return registry.make_reality(self.config.task, self.config.image_size, options)
 
     @property
     def num_chunks(self) -> int:

@@ -67,17 +67,17 @@ class LiberoEnv:
         return np.arange(-1 - start, -1 - start - count, -1, dtype=np.int32)
 
     def reset(self, starts_B: np.ndarray) -> Observation:
-        frames = self._pool.reset([self._start(start) for start in starts_B])
-        self._goal_B = self.goals(starts_B)
+        frames: Any = self._pool.reset([self._start(int(start)) for start in starts_B])
+        self._goal_B: Any = self.goals(starts_B)
         return Observation(frame_BHWC=frames, goal_B=self._goal_B)
 
     def step(self, actions_BKA: np.ndarray, films: bool) -> tuple[Observation, ChunkOutcome]:
         results = self._pool.step(np.asarray(actions_BKA), "all" if films else "last")
-        frames = np.stack([result["frames_KHWC"] for result in results])
+        frames = _column(results, "frames_KHWC")
         outcome = ChunkOutcome(
             frames_BKHWC=frames,
-            success_BK=np.stack([result["success_K"] for result in results]),
-            invalid_B=np.array([result["invalid"] for result in results]),
+            success_BK=_column(results, "success_K"),
+            invalid_B=_column(results, "invalid"),
         )
         return Observation(frame_BHWC=frames[:, -1], goal_B=self._goal_B), outcome
 
@@ -93,23 +93,19 @@ class LiberoEnv:
         on_batch: Callable[[int], None] = lambda episodes: None,
     ) -> Episodes:
         """Episodes one task after the other, so that few models are built; order as given."""
-        goal_B = self.goals(starts_B)
+        goal_B: Any = self.goals(starts_B)
         order = np.argsort(goal_B, kind="stable")
-        starts = [self._start(starts_B[b]) for b in order]
+        starts = [self._start(int(starts_B[b])) for b in order]
         results = self._pool.record(starts, actor, noise, self.horizon, on_batch)
         results = [results[place] for place in np.argsort(order)]
-
-        def column(name: str) -> np.ndarray:
-            return np.stack([result[name] for result in results])
-
         return Episodes(
-            frames_BTHWC=column("frames_THWC"),
-            actions_BTA=column("actions_TA"),
-            labels_BTA=column("labels_TA"),
+            frames_BTHWC=_column(results, "frames_THWC"),
+            actions_BTA=_column(results, "actions_TA"),
+            labels_BTA=_column(results, "labels_TA"),
             goal_B=goal_B,
-            success_B=column("success"),
-            finish_step_B=column("finish_step").astype(np.int32),
-            invalid_B=column("invalid"),
+            success_B=_column(results, "success"),
+            finish_step_B=_column(results, "finish_step").astype(np.int32),
+            invalid_B=_column(results, "invalid"),
         )
 
     def protocol(self) -> dict[str, Any]:
@@ -129,3 +125,8 @@ class LiberoEnv:
         trial, place = divmod(number, len(self.instructions))
         task = self.evaluation.tasks[place]
         return Start(task, trial, 0) if start < 0 else Start(task, -1, number)
+
+
+def _column(results: list[dict[str, Any]], name: str) -> Any:
+    """One entry of all results, as a NumPy array with the batch in front."""
+    return np.stack([result[name] for result in results])

@@ -22,7 +22,7 @@ from wmpo_jax.envs.libero.protocol import make_protocol, versions
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_json
 
-FILE = resources.files(__package__).joinpath("golden.json")
+FILE = resources.files("wmpo_jax.envs.libero").joinpath("golden.json")
 PROTOCOL = {"suite": "libero_spatial", "tasks": (0,), "image_size": 64}
 STEPS = 16
 # Physics is deterministic on one machine; other processors round differently and contacts amplify.
