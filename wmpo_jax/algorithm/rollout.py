@@ -41,13 +41,19 @@ def rollout(
 
 
 def rollout_on_host(
-    policy: Policy, dynamics: Dynamics, start: Any, key: jax.Array, num_chunks: int
+    policy: Policy,
+    dynamics: Dynamics,
+    start: Any,
+    key: jax.Array,
+    num_chunks: int,
+    films: bool = True,
 ) -> Trajectory:
     """`rollout` as a Python loop, for a world that cannot live inside jit. Same keys, same shape.
 
     Args:
       policy: compiled by the caller.
       dynamics: its arrays may be NumPy's.
+      films: False keeps the first frame only; hours of video do not fit into memory.
     """
     reset_key, scan_key = jax.random.split(key)
     state, first = dynamics.reset(start, reset_key)
@@ -56,7 +62,8 @@ def rollout_on_host(
         policy_key, world_key = jax.random.split(chunk_key)
         choice = policy(observation, policy_key)
         state, observation, outcome = dynamics.step(state, choice.actions_BKA, world_key)
-        history.append((choice, outcome))
+        kept = outcome.frames_BKHWC if films else outcome.frames_BKHWC[:, :0]
+        history.append((choice, outcome.replace(frames_BKHWC=kept)))
     choices, outcomes = jax.tree.map(lambda *leaves: np.stack(leaves), *history)
     return _to_trajectory(first, choices, outcomes)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.report.intervals import paired_difference, wilson
 from wmpo_jax.runtime.errors import UserError
@@ -25,7 +26,14 @@ MODES = ("greedy", "sampled")
 class RealEvaluator:
     """Plays policies in reality from held-out starts, `batch_size` worlds at a time."""
 
-    def __init__(self, setting: Setting, family: PolicyFamily, role: str = "evaluation"):
+    def __init__(
+        self,
+        setting: Setting,
+        family: PolicyFamily,
+        role: str = "evaluation",
+        statistics: ActionStatistics | None = None,
+    ):
+        """`statistics` un-normalise the policy's actions; None means the demonstrations'."""
         section = setting.config.evaluate
         if section.episodes % section.batch_size:
             raise UserError(
@@ -35,10 +43,10 @@ class RealEvaluator:
         self.seeds = setting.starts(role, 0, section.episodes)
         self._batches = self.seeds.reshape(-1, section.batch_size)
         self._setting = setting
-        self._play = make_player(setting, family)
+        self._play = make_player(setting, family, statistics)
 
     def outcomes(self, params: Any, mode: str, bar: Progress | None = None) -> dict[str, Any]:
-        """success bool [n], finish_step int [n], invalid bool [n] of one policy."""
+        """success bool [n], finish_step and goal int [n], invalid bool [n] of one policy."""
         keys = jax.random.split(self._setting.key(f"evaluate {mode}"), len(self._batches))
         parts = []
         for starts, key in zip(self._batches, keys, strict=True):
@@ -48,6 +56,7 @@ class RealEvaluator:
                 {
                     "success": np.asarray(trajectory.success_B),
                     "finish_step": np.asarray(trajectory.finish_step_B),
+                    "goal": np.asarray(trajectory.goal_B),
                     "invalid": np.asarray(trajectory.invalid_B),
                 }
             )

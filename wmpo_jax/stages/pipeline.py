@@ -10,6 +10,7 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
+    checkpoint,
     collect,
     demos,
     evaluate,
@@ -39,7 +40,11 @@ CYCLE: dict[str, Stage] = {
     "evaluate": evaluate.run,
 }
 # Run only when named: they need the true environment beyond the budget, or answer other questions.
-OTHERS: dict[str, Stage] = {"oracle": oracle.run, "online": online.run}
+OTHERS: dict[str, Stage] = {
+    "oracle": oracle.run,
+    "online": online.run,
+    "checkpoint": checkpoint.run,
+}
 STAGES = CYCLE | OTHERS
 REPORT = "report"
 

@@ -22,7 +22,7 @@ from wmpo_jax.stages.setting import Setting
 
 
 class Player(Protocol):
-    """Plays `params` from every start, int32 [B]; `films` False may repeat frames in a chunk."""
+    """Plays `params` from every start, int32 [B]; without `films` only first frames are sure."""
 
     def __call__(
         self,
@@ -34,11 +34,18 @@ class Player(Protocol):
     ) -> Trajectory: ...
 
 
-def make_player(setting: Setting, family: PolicyFamily) -> Player:
-    """How the policies of a family act in the true environment."""
+def make_player(
+    setting: Setting, family: PolicyFamily, statistics: ActionStatistics | None = None
+) -> Player:
+    """How the policies of a family act in the true environment.
+
+    Args:
+      statistics: un-normalise their actions; None means those of the demonstrations.
+    """
+    statistics = statistics or setting.statistics
     if isinstance(setting.env, HostEnvironment):
-        return HostPlayer(setting, setting.env, family)
-    dynamics = RealDynamics(setting.env, setting.statistics)
+        return HostPlayer(setting, setting.env, family, statistics)
+    dynamics = RealDynamics(setting.env, statistics)
 
     @partial(jax.jit, static_argnames=("greedy", "films"))
     def play(
@@ -54,9 +61,16 @@ def make_player(setting: Setting, family: PolicyFamily) -> Player:
 class HostPlayer:
     """`Player` in a `HostEnvironment`: waves of one task each, the policy compiled once."""
 
-    def __init__(self, setting: Setting, env: HostEnvironment, family: PolicyFamily):
+    def __init__(
+        self,
+        setting: Setting,
+        env: HostEnvironment,
+        family: PolicyFamily,
+        statistics: ActionStatistics,
+    ):
         self._env = env
-        self._setting = setting
+        self._statistics = statistics
+        self._num_chunks = setting.num_chunks
         temperature = setting.config.policy.temperature
 
         @partial(jax.jit, static_argnames="greedy")
@@ -74,13 +88,14 @@ class HostPlayer:
         films: bool = True,
     ) -> Trajectory:
         starts_B = np.asarray(starts)
-        world = HostDynamics(self._env, self._setting.statistics, films)
+        world = HostDynamics(self._env, self._statistics, films)
         policy = partial(self._act, params, greedy=greedy)
         rows, parts = waves(self._env, starts_B), []
         for number, wave in enumerate(rows):
             wave_key = jax.random.fold_in(key, number)
-            chunks = self._setting.num_chunks
-            played = rollout_on_host(policy, world, starts_B[wave], wave_key, chunks)
+            played = rollout_on_host(
+                policy, world, starts_B[wave], wave_key, self._num_chunks, films
+            )
             parts.append(select(played, jnp.arange(len(wave))))
         return select(concatenate(parts), jnp.argsort(jnp.asarray(np.concatenate(rows))))
 
