@@ -2,6 +2,8 @@
 
     python -m wmpo_jax.main --config=configs/libero.py:smoke    # every stage on real scenes
     python -m wmpo_jax.main --config=configs/libero.py:tiny     # whole episodes, small networks
+    python -m wmpo_jax.main --config=configs/libero.py:checkpoint --stages=checkpoint \\
+        --config.checkpoint.folder=ckpt/policy                     # an OpenVLA-OFT policy's score
 
 Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
 
@@ -9,6 +11,10 @@ Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL li
 real scenes, that they continue after a kill, and how the report looks. Nothing can succeed in 16
 actions, and nothing does. `:tiny` gives whole episodes to networks of a million parameters at 64
 pixels. It has not been run to its end; do not expect success from it either.
+
+`:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
+256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
+policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
 
 Demonstrations are scripted pick-and-places through LIBERO's own controller, because the public ones
 must be downloaded.
@@ -18,7 +24,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "tiny") -> ConfigDict:
-    """`variant`: "tiny" or "smoke"."""
+    """`variant`: "tiny", "smoke" or "checkpoint"."""
     config = ConfigDict()
     config.seed = 0
     config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
@@ -127,11 +133,31 @@ def get_config(variant: str = "tiny") -> ConfigDict:
             "videos": 4,
         }
     )
+    # For stage `checkpoint` alone.
+    config.checkpoint = ConfigDict(
+        {
+            "folder": "",  # made by `python -m wmpo_jax.convert import --kind=policy`
+            "statistics": "",  # their key; "" means the suite, or <suite>_no_noops
+            "jpeg": True,  # the round trip of OpenVLA-OFT's evaluation; needs the extra `jpeg`
+            "bins": 256,
+        }
+    )
     if variant == "smoke":
         _shrink(config)
+    elif variant == "checkpoint":
+        _score(config)
     elif variant != "tiny":
-        raise ValueError(f"configs/libero.py knows the variants tiny and smoke, not {variant!r}")
+        raise ValueError(
+            f"configs/libero.py knows the variants tiny, smoke and checkpoint, not {variant!r}"
+        )
     return config
+
+
+def _score(config: ConfigDict) -> None:
+    """All tasks and all stored initial states, at the size that policies were trained on."""
+    config.image_size = 256
+    config.libero.update(tasks=(), workers=16, wave=16)
+    config.evaluate.update(episodes=500, batch_size=500)
 
 
 def _shrink(config: ConfigDict) -> None:

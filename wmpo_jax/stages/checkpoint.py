@@ -9,6 +9,7 @@ The folder is one that `convert import --kind=policy` made. Nothing is trained.
 import time
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from wmpo_jax.conversion.load import Policy, load_policy, spread_over
@@ -28,10 +29,11 @@ def run(setting: Setting) -> None:
       UserError: no such checkpoint or statistics, or actions of another length.
     """
     started = time.monotonic()
-    section, env = setting.config.checkpoint, setting.env
+    section, env = _section(setting), setting.env
     policy = load_policy(
         section.folder,
         unnorm_key=section.statistics or env.name,
+        param_dtype=jnp.bfloat16,  # as released; nothing is trained
         place=spread_over(setting.mesh),
         jpeg=section.jpeg,
     )
@@ -73,6 +75,16 @@ def as_family(setting: Setting, policy: Policy) -> PolicyFamily:
             f"and {env.name} takes {env.action_dim}: choose another checkpoint or task."
         )
     return family
+
+
+def _section(setting: Setting) -> Any:
+    section = setting.config.get("checkpoint")
+    if section is None or not section.folder:
+        raise UserError(
+            "Stage checkpoint has no policy: use --config=configs/libero.py:checkpoint and give "
+            "--config.checkpoint.folder=FOLDER, which `convert import --kind=policy` made."
+        )
+    return section
 
 
 def _rates(setting: Setting, outcome: dict[str, np.ndarray]) -> dict[str, Any]:
