@@ -5,6 +5,7 @@ dies, or does not answer in time, is replaced, and its episodes are repeated fro
 the actions they had so far: physics is deterministic, so nobody notices but the report.
 """
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -67,18 +68,16 @@ class Worker:
         )
         theirs.close()
         self._line = Connection(ours.detach())
-        self._line.send(protocol)
         try:
+            self._post(protocol)
             self.receive(timeout)
         except WorkerDied:
             self.close()
             raise
 
     def send(self, requests: Sequence[Request]) -> None:
-        try:
-            self._line.send(list(requests))
-        except OSError as error:
-            raise WorkerDied(self._last_words()) from error
+        """Asks for the results of `requests`; WorkerDied when nobody listens."""
+        self._post(list(requests))
 
     def receive(self, timeout: float) -> Any:
         """The answer to what was sent last.
@@ -90,7 +89,6 @@ class Worker:
             if self._line.poll(timeout):
                 return self._line.recv()
         except (OSError, EOFError) as error:
-            self.process.wait()
             raise WorkerDied(self._last_words()) from error
         raise WorkerDied(f"no answer within {timeout:.0f} s")
 
@@ -100,7 +98,15 @@ class Worker:
         self._line.close()
         self._log.close()
 
+    def _post(self, message: Any) -> None:
+        try:
+            self._line.send(message)
+        except OSError as error:
+            raise WorkerDied(self._last_words()) from error
+
     def _last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5.0)  # a traceback is written after the line is closed
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self.process.poll()}"
