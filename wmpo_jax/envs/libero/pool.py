@@ -42,9 +42,9 @@ class Start:
 class Timeouts:
     """Seconds after which a worker counts as stuck; generous, because busy machines are slow."""
 
-    startup: float = 300.0
-    reset: float = 300.0  # may build another task's model
-    step: float = 20.0  # per action
+    startup: float = 600.0
+    reset: float = 600.0  # may build another task's model
+    step: float = 30.0  # per action
 
 
 class WorkerDied(Exception):
