@@ -17,7 +17,7 @@ from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.data.transforms import ImageTransform, ImageTransformConfig
 from wmpo_jax.envs.dynamics import MjxDynamics
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.protocol import Environment, Task
 from wmpo_jax.models.autoencoder_kl import decode_frames, encode_frames
 from wmpo_jax.models.stdit import STDiT, STDiTConfig
 from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
@@ -83,7 +83,7 @@ class VLAPolicy:
         )
 
 
-def policy_family(config: ConfigDict, env: Environment) -> PolicyFamily:
+def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
     """The tiny VLA for a task; fresh weights depend on config.seed."""
     vla_config = VLAConfig.tiny(env.action_dim, env.chunk, n_action_classes=config.policy.bins)
     prompts_GL, lengths_G = PromptTokenizer().encode_batch(env.instructions)
@@ -190,7 +190,7 @@ def predict_chunk(
     return rectified_flow.euler_sample(velocity, start, steps)
 
 
-def world_model_network(config: ConfigDict, env: Environment) -> STDiT:
+def world_model_network(config: ConfigDict, env: Task) -> STDiT:
     section = config.world_model
     stdit_config = STDiTConfig.tiny(2 * env.action_dim, env.chunk, section.history)
     stdit_config = dataclasses.replace(
@@ -219,7 +219,7 @@ def success_logits(logits_BX: jax.Array, goal_B: jax.Array) -> jax.Array:
     return jnp.take_along_axis(pairs_BG2, goal_B[:, None, None], axis=1)[:, 0]
 
 
-def reward_network(config: ConfigDict, env: Environment) -> VideoMAE:
+def reward_network(config: ConfigDict, env: Task) -> VideoMAE:
     videomae_config = VideoMAEConfig.tiny(
         num_frames=config.reward.window,
         image_size=env.image_size,

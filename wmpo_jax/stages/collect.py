@@ -3,16 +3,15 @@
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.data.collected import EpisodeWriter, from_arrays
 from wmpo_jax.runtime.files import save_arrays
-from wmpo_jax.stages.agents import RealDynamics, policy_family
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.agents import policy_family
+from wmpo_jax.stages.real import make_player
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
@@ -29,16 +28,10 @@ def run(setting: Setting) -> None:
     config = setting.config
     family = policy_family(config, setting.env)
     params = load_base_policy(setting, family)
-    dynamics = RealDynamics(setting.env, setting.statistics)
-    seeds = seed_range("rollouts", config.seed, 0, config.collect.starts)
-    starts = jnp.asarray(np.repeat(seeds, config.collect.group_size))
-
-    @jax.jit
-    def run_all(params, starts, key):
-        policy = family.policy(params, config.policy.temperature)
-        return rollout(policy, dynamics, starts, key, setting.num_chunks)
-
-    trajectory = jax.device_get(run_all(params, starts, setting.key("collect")))
+    seeds = setting.starts("rollouts", 0, config.collect.starts)
+    starts = np.repeat(seeds, config.collect.group_size)
+    play = make_player(setting, family)
+    trajectory = jax.device_get(play(params, starts, setting.key("collect")))
     save_arrays(setting.workdir.data("rollouts") / "episodes.npz", vars(trajectory))
     _write_dataset(setting, trajectory, np.asarray(starts))
     result = {
@@ -50,6 +43,7 @@ def run(setting: Setting) -> None:
     setting.workdir.ledger.append(
         "collect", "rollouts", control_steps=steps, seeds=span(seeds), **result
     )
+    result |= setting.provenance()
     setting.workdir.mark_done("collect", {"seconds": time.monotonic() - started, **result})
 
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
-from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
@@ -20,8 +18,9 @@ from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, po
 from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.grpo_loop import Recipe, Starts
 from wmpo_jax.stages.phases import phase_seconds
+from wmpo_jax.stages.real import first_frames
 from wmpo_jax.stages.reward import load_judge
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 from wmpo_jax.stages.world_model import load_world_model
@@ -59,7 +58,7 @@ def run(setting: Setting) -> None:
         episodes=0,
         control_steps=0,
         first_frames=resets,
-        seeds=span(seed_range("imagination", setting.config.seed, 0, resets)),
+        seeds=span(setting.starts("imagination", 0, resets)),
     )
     setting.workdir.mark_done(
         "improve",
@@ -108,12 +107,11 @@ def imagined(
 
 def _first_frames(setting: Setting, recipe: Recipe) -> Starts:
     """Batch number -> the first frames of fresh starts, each for one whole group."""
-    dynamics = MjxDynamics(setting.env)
-    look = jax.jit(lambda seeds: dynamics.reset(seeds, jax.random.key(0))[1])
+    look = first_frames(setting)
 
     def starts(batch: int) -> Observation:
-        seeds = seed_range("imagination", setting.config.seed, batch * recipe.groups, recipe.groups)
-        observation = look(jnp.asarray(np.repeat(seeds, recipe.group_size)))
+        seen = look(setting.starts("imagination", batch * recipe.groups, recipe.groups))
+        observation = jax.tree.map(lambda leaf: jnp.repeat(leaf, recipe.group_size, axis=0), seen)
         return spread_whole(setting.mesh, observation)
 
     return starts

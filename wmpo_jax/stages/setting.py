@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -12,12 +14,12 @@ from wmpo_jax.data.loading import WindowLoader, WindowSpec
 from wmpo_jax.data.mixture import Mixture, open_mixture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs import registry
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.runtime.files import load_arrays, load_json
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages.seeds import key_for
+from wmpo_jax.stages.seeds import key_for, seed_range
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class Setting:
     mesh: Mesh
 
     @cached_property
-    def env(self) -> Environment:
+    def env(self) -> Environment | HostEnvironment:
         """The task of the config; without a name, what a dataset on disk says of it."""
         if self.mixture is None or self.config.task:
-            return registry.make(self.config.task, self.config.image_size)
+            options = self.config.get("libero", {})
+            return registry.make_reality(self.config.task, self.config.image_size, options)
         chunk = self.config.data.chunk
         longest = max(e.steps for dataset in self.mixture.datasets for e in dataset.episodes)
         return RecordedTask(
@@ -83,6 +86,21 @@ class Setting:
     def key(self, name: str) -> jax.Array:
         """The PRNG key of one user of randomness."""
         return key_for(name, self.config.seed)
+
+    def starts(self, role: str, start: int, count: int) -> np.ndarray:
+        """int32 [count]: initial states that nobody else uses; see `stages.seeds`.
+
+        Where a benchmark stores initial states, those are the evaluation's.
+        """
+        if role == "evaluation" and isinstance(self.env, HostEnvironment):
+            return self.env.held_out(start, count)
+        return seed_range(role, self.config.seed, start, count)
+
+    def provenance(self) -> dict[str, Any]:
+        """How real episodes were set up and simulated, where the config does not say it all."""
+        if not isinstance(self.env, HostEnvironment):
+            return {}
+        return {"protocol": self.env.protocol(), "simulation": self.env.report()}
 
     def episodes(self, name: str, stage: str) -> dict:
         """Arrays of data/<name>/episodes.npz, which `stage` wrote."""
