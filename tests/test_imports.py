@@ -10,6 +10,7 @@ FLOORS = [
     {"models"},
     {"algorithm", "envs", "data"},
     {"stages", "report", "conversion"},
+    {"drive"},
     {"main", "plan", "convert", "play"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
