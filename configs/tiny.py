@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.cpu_devices = 2
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
+    config.writers = ""  # further metric writers: csv, module:Class (docs/extending.md)
 
     # Train on episodes from disk (docs/data.md) instead of this run's own; "" for its own.
     config.data = ConfigDict(

@@ -12,6 +12,7 @@ FLOORS = [
     {"models"},
     {"algorithm", "envs", "data"},
     {"stages", "report", "conversion", "planning"},
+    {"drive"},
     {"main", "plan", "convert", "play"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -107,4 +107,5 @@ class Setting:
         return load_arrays(self.workdir.data(name) / "episodes.npz", stage)
 
     def metrics(self, name: str, resume_step: int) -> MetricWriter:
-        return MetricWriter(self.workdir.metrics, name, resume_step, self.config.tensorboard)
+        board, writers = self.config.tensorboard, self.config.get("writers", "")
+        return MetricWriter(self.workdir.metrics, name, resume_step, board, writers)
