@@ -294,7 +294,7 @@ def test_libero_rlds(tmp_path, file_format):
         }
     )
     example = {"steps": steps, "episode_metadata": {"file_path": "demo_0.hdf5"}}
-    builder = tfds.dataset_builders.store_as_tfds_dataset(
+    builder: Any = tfds.dataset_builders.store_as_tfds_dataset(
         name="libero_spatial_no_noops",
         version="1.0.0",
         features=features,
