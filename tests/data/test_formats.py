@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import h5py
@@ -102,7 +103,8 @@ def test_array_record_needs_no_tensorflow(written):
 
 
 def test_webdataset_library_reads_ours(written, episodes):
-    samples = list(WebDataset(str(written["webdataset"]), shardshuffle=False).decode())
+    library: Any = WebDataset(str(written["webdataset"]), shardshuffle=False)
+    samples = list(library.decode())
     assert len(samples) == len(episodes)
     for sample, episode in zip(samples, episodes, strict=True):
         np.testing.assert_array_equal(sample["video.npy"], episode.frames_FHWC)
@@ -292,7 +294,7 @@ def test_libero_rlds(tmp_path, file_format):
         }
     )
     example = {"steps": steps, "episode_metadata": {"file_path": "demo_0.hdf5"}}
-    builder = tfds.dataset_builders.store_as_tfds_dataset(
+    builder: Any = tfds.dataset_builders.store_as_tfds_dataset(
         name="libero_spatial_no_noops",
         version="1.0.0",
         features=features,
@@ -307,7 +309,7 @@ def test_libero_rlds(tmp_path, file_format):
     assert again.info.instruction == "open the drawer"
     assert dataset.statistics.mask.tolist() == [True] * 6 + [False]
     if file_format == "tfrecord":  # the pixels are those that TensorFlow decodes
-        (expected,) = builder.as_dataset("train")
+        (expected,) = builder.as_dataset(split="train")
         pixels = [step["observation"]["image"].numpy() for step in expected["steps"]]
         np.testing.assert_array_equal(again.frames_FHWC, pixels)
 

@@ -153,9 +153,10 @@ def test_an_episode_that_breaks_while_training(folder, episodes, monkeypatch):
             with pytest.raises(UserError, match=r"has died: mend it or set on_bad to skip"):
                 next(loads.iterate(0))
         else:
-            batch = loads.batch(0)
+            with pytest.warns(UserWarning, match="has died: the next episode takes its place"):
+                batch = loads.batch(0)
+                _assert_equal(loads.batch(0), batch)
             assert loads.skipped > 0 and len(batch["goal_B"]) == 30
-            _assert_equal(loads.batch(0), batch)
 
 
 def test_episodes_too_short_for_a_chunk(tmp_path):

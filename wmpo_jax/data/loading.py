@@ -6,6 +6,7 @@ takes its rows of the same global batch, however many hosts there are.
 """
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -77,8 +78,8 @@ class Windows:
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray, str, int]:
         """(frames_THWC, raw actions_KA, instruction, start) of a window.
 
-        An episode that turns out bad only now is refused, or with `on_bad` "skip" counted, and the
-        first window of the next good one taken in its place.
+        An episode that turns out bad only now is refused, or with `on_bad` "skip" warned about and
+        counted, and the first window of the next good one taken in its place.
         """
         place = int(np.searchsorted(self._ends, number, side="right"))
         start = number - int(self._ends[place - 1] if place else 0)
@@ -106,6 +107,7 @@ class Windows:
     def _count(self, error: BadEpisode) -> None:
         if self.dataset.on_bad == "refuse":
             raise UserError(f"{error}: mend it or set on_bad to skip.") from error
+        warnings.warn(f"{error}: the next episode takes its place", stacklevel=2)
         with self._lock:
             self.skipped += 1
 
