@@ -7,9 +7,10 @@
 
 Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
 
-`:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can succeed.
-Stages demos, sft and collect have been run so; the later ones not yet. `:tiny` gives whole episodes
-to networks of a million parameters at 64 pixels; it has not been run, and success is not expected.
+`:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
+succeed. Stages demos, sft and collect have been run so; the later ones not yet. `:tiny` gives whole
+episodes to networks of a million parameters at 64 pixels; it has not been run, and success is not
+expected.
 
 `:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
