@@ -9,10 +9,10 @@
 
 Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
 
-`:smoke` lets all stages run for a few steps on episodes of 16 actions: it shows that they run on
-real scenes, that they continue after a kill, and how the report looks. Nothing can succeed in 16
-actions, and nothing does. `:tiny` gives whole episodes to networks of a million parameters at 64
-pixels. It has not been run to its end; do not expect success from it either.
+`:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
+succeed. Stages demos, sft and collect have been run so; the later ones not yet. `:tiny` gives whole
+episodes to networks of a million parameters at 64 pixels; it has not been run, and success is not
+expected.
 
 `:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released

@@ -1,6 +1,7 @@
 """An imported policy meets its benchmark; the policy is random, the path is not."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,8 @@ def test_rates_protocol_and_episodes_are_written(folder, tmp_path):
     (entry,) = setting.workdir.ledger.read()
     assert entry["episodes"] == 4 and entry["used_for_training"] is False
     # Actions arrive in the units of the checkpoint's statistics, [-0.5, 0.5] but for the gripper.
-    executed = np.concatenate(setting.env.executed)
+    env: Any = setting.env
+    executed = np.concatenate(env.executed)
     assert executed.shape[1:] == (8, 7) and np.abs(executed[..., :6]).max() <= 0.5
 
 
