@@ -1,9 +1,9 @@
 """The released sizes: OpenVLA-7B, STDiT3-XL, the SDXL autoencoder and VideoMAE-B at 256 x 256.
 
-    python -m wmpo_jax.plan --config=configs/libero.py --topology=v5p:4x4x4
+    python -m wmpo_jax.plan --config=configs/libero.py --topology=80GB:8
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
 
-Hardware: see docs/plan.md for what fits where. Nothing has been trained with it yet. Batch sizes
+Hardware: the command above says what fits where. Nothing has been trained with it yet. Batch sizes
 are global; learning rates are the reference's.
 """
 

@@ -1,4 +1,4 @@
-"""Every training step, the imagined rollout and the GRPO update on several meshes of 8 devices.
+"""Training steps, the imagined rollout and the GRPO update on meshes of 8 devices.
 
     python -m tests.stages.sharded_programs result.json [2x2x2 ...]
 
@@ -119,15 +119,6 @@ def run_sft(setting):
     return train(setting, family.build, loss, sft._optimizer(setting), data, accumulate=2)
 
 
-def run_autoencoder(setting):
-    loss = lambda graph, params, data, key, now: autoencoder._loss(  # noqa: E731
-        graph, setting, params, data, key
-    )
-    build = lambda: autoencoder._network(setting, 1.0)  # noqa: E731
-    data = {name: films(setting) for name in autoencoder.SOURCES}
-    return train(setting, build, loss, autoencoder._optimizer(setting), data)
-
-
 def run_world_model(setting):
     size = setting.env.image_size // 4
     shape = (EPISODES, setting.env.horizon + 1, size, size, 4)
@@ -220,7 +211,6 @@ PROGRAMS = (
     run_reinforcement,
     lambda setting: {"world_model": run_world_model(setting)},
     lambda setting: {"reward": run_reward(setting)},
-    lambda setting: {"autoencoder": run_autoencoder(setting)},
 )
 
 
