@@ -1,6 +1,6 @@
 """LIBERO: the real benchmark, its scenes and its tasks; and the networks at their released sizes.
 
-    python -m wmpo_jax.plan --config=configs/libero.py --topology=v5p:4x4x4
+    python -m wmpo_jax.plan --config=configs/libero.py --topology=80GB:8
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
     python -m wmpo_jax.main --config=configs/libero.py:smoke    # every stage on real scenes
     python -m wmpo_jax.main --config=configs/libero.py:tiny     # whole episodes, small networks
@@ -20,7 +20,7 @@ policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core 
 
 Without a variant, and as `:lora`, it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL
 autoencoder and VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes.
-Nothing has been trained with them; docs/plan.md says what fits where.
+Nothing has been trained with them; the commands above say what fits where.
 
 Demonstrations are scripted pick-and-places through LIBERO's own controller, because the public ones
 must be downloaded.

@@ -105,7 +105,7 @@ EOF
 }
 
 if [ -n "$dry" ]; then
-  manifest
+  manifest "$@"
 else
-  manifest | kubectl apply --filename=-
+  manifest "$@" | kubectl apply --filename=-
 fi

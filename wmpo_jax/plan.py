@@ -2,7 +2,7 @@
 
     python -m wmpo_jax.plan --config=configs/libero.py --topology=v5p:4x4x4
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
-    python -m wmpo_jax.plan --all > docs/plan.md
+    python -m wmpo_jax.plan --all
 
 TPU programs are compiled by libtpu (extra `tpu`), a minute each; GPUs are estimated from shapes.
 """
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", default="configs/libero.py")
     parser.add_argument("--topology", help="v5p:4x4x4, v5e:8x8, v6e:16x16, 80GB:8, H200:1, 24GB:4")
     parser.add_argument("--phases", help="only these, such as imagine,update; default all")
-    parser.add_argument("--all", action="store_true", help="the presets of docs/plan.md")
+    parser.add_argument("--all", action="store_true", help="one GPU to v6e-256")
     parser.epilog = "Any field of the config: --config.improve.micro_chunks=2"
     flags, rest = parser.parse_known_args(argv)
     overrides = tuple(flag.removeprefix("--config.") for flag in rest)

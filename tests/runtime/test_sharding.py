@@ -23,8 +23,8 @@ from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import AXES
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("sft", "autoencoder", "world_model", "reward", "update", "tokens", "frames")
-MESHES = ("8x1x1", "2x2x2", "1x4x2")
+PROGRAMS = ("sft", "world_model", "reward", "update", "tokens", "frames")
+MESHES = ("2x2x2",)  # all three axes; sharded_programs knows more
 
 
 def mesh_of(*sizes: int) -> AbstractMesh:
@@ -89,10 +89,10 @@ def test_one_device_is_whole() -> None:
 
 @pytest.fixture(scope="session")
 def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """Every program on every mesh, against one device."""
+    """Every program on the meshes, against one device."""
     path = tmp_path_factory.mktemp("sharded") / "result.json"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stages.sharded_programs", str(path)],
+        [sys.executable, "-m", "tests.stages.sharded_programs", str(path), *MESHES],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,

@@ -50,7 +50,7 @@ def topology_mesh(machine: Machine, shape: tuple[int, ...]) -> Mesh:
 
 
 def compile_program(program: Program) -> Compiled:
-    """Compiles for the chips that the program's shardings name; about a minute at full size."""
+    """Compiles for the chips that the program's shardings name."""
     function = program.function
     if not hasattr(function, "lower"):
         function = jax.jit(function, donate_argnums=program.donate)
