@@ -24,6 +24,9 @@ from wmpo_jax.stages.agents import (
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
+# World model, classifier, threshold: the arrays of imagination, as `improve.load_world` gives them.
+Parts = tuple[VideoWorldModel, VideoJudge, jax.Array]
+
 
 class Side(struct.PyTreeNode):
     """One of the two worlds between two chunks, with a batch of one.
@@ -117,7 +120,7 @@ class Worlds:
         return self._imagined(self._parts, side, actions_BKA, key)
 
     @property
-    def _parts(self) -> tuple[VideoWorldModel, VideoJudge, jax.Array]:
+    def _parts(self) -> Parts:
         return self._dream.world_model, self._dream.judge, self._dream.threshold
 
 
@@ -136,7 +139,7 @@ def open_worlds(setting: Setting) -> Worlds:
 
 
 def _start(
-    real: RealDynamics, min_step: int, parts: tuple, seeds_B: jax.Array
+    real: RealDynamics, min_step: int, parts: Parts, seeds_B: jax.Array
 ) -> tuple[Side, Side]:
     key = jax.random.key(0)
     dream = ImaginedDynamics(*parts, min_step)
@@ -147,8 +150,8 @@ def _start(
 
 
 def _turn(
-    dynamics_of: Callable[[tuple], Dynamics],
-    parts: tuple,
+    dynamics_of: Callable[[Parts], Dynamics],
+    parts: Parts,
     side: Side,
     actions_BKA: jax.Array,
     key: jax.Array,

@@ -37,6 +37,17 @@ def make_reality(
     return LiberoEnv(name, image_size, options) if name in HORIZONS else make(name, image_size)
 
 
+def add(name: str, factory: Callable[[int], Environment]) -> None:
+    """Makes an environment known to this process under `name`; the factory takes the image size.
+
+    Raises:
+      UserError: the name is taken.
+    """
+    if name in _FACTORIES:
+        raise UserError(f"There is an environment called {name!r} already; choose another name.")
+    _FACTORIES[name] = factory
+
+
 def make(name: str, image_size: int = 32) -> Environment:
     """The environment called `name`, with frames of `image_size` x `image_size` pixels."""
     if name not in _FACTORIES:
