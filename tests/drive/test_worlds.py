@@ -53,12 +53,12 @@ def worlds(family) -> Worlds:
     config = get_config("smoke")
     config.world_model.update(hidden=32, depth=1, heads=2)
     env = registry.make("press", SIZE)
-    policies = {"base": family.initial_params}
+    policies = {"base": nnx.state(family.build())}
     return Worlds(env, STATISTICS, family, policies, untrained(config, env))
 
 
 def test_policy_in_reality_plays_the_episode_that_evaluation_would_see(worlds, family):
-    policy = family.policy(family.initial_params, temperature=1.0, greedy=True)
+    policy = family.policy(nnx.state(family.build()), temperature=1.0, greedy=True)
     dynamics = RealDynamics(worlds.env, STATISTICS)
     expected = jax.jit(lambda: rollout(policy, dynamics, jnp.array([8]), jax.random.key(0), 2))()
     side, _ = worlds.start(8)

@@ -167,7 +167,7 @@ def run_imagination(setting):
             jnp.float32(0.5),
         ),
     )
-    start = Observation(films(setting)[:, 0], np.zeros(EPISODES, np.int32))
+    start = Observation(jnp.asarray(films(setting)[:, 0]), jnp.zeros(EPISODES, jnp.int32))
 
     @jax.jit
     def imagine(params, frozen, start, key):

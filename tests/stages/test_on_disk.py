@@ -51,8 +51,8 @@ def linear_fit(dataset: Path, workdir: Path, steps: int) -> np.ndarray:
         return jnp.square(error).mean(), {}
 
     optimizer = optax.adam(1e-2)
-    step_fn = training.make_step(loss, optimizer, jax.random.key(0))
-    state = training.initial_state({"weights": jnp.zeros((96, 7))}, optimizer)
+    step_fn = training.make_step(setting.mesh, loss, optimizer, jax.random.key(0))
+    state = training.initial_state(setting.mesh, {"weights": jnp.zeros((96, 7))}, optimizer)
     state = training.fit("linear", state, step_fn, stream, steps, 100, setting)
     return np.asarray(state.params["weights"])
 

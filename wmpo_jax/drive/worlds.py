@@ -12,7 +12,8 @@ from flax import struct
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Dynamics, Observation
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
+from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.stages import improve
 from wmpo_jax.stages.agents import (
     PolicyFamily,
@@ -128,14 +129,20 @@ def open_worlds(setting: Setting) -> Worlds:
     """Loads what the stages of a workdir have trained; the improved policy if there is one.
 
     Raises:
-      UserError: the world model, the classifier or the base policy has not been trained yet.
+      UserError: the task cannot be driven; or the world model, the classifier or the base policy has not been trained yet.
     """
-    family = policy_family(setting.config, setting.env)
+    env = setting.env
+    if isinstance(env, HostEnvironment):
+        raise UserError(
+            f"{env.name} runs in processes of its own and cannot be driven: give the --workdir of a "
+            "task that lives in MJX."
+        )
+    family = policy_family(setting.config, env)
     policies = {"base": load_base_policy(setting, family)}
     if setting.workdir.done("improve"):
         policies["wmpo"] = improve.load_policy(setting, family)
     dream = Dream(*improve.load_world(setting), setting.config.reward.min_step)
-    return Worlds(setting.env, setting.statistics, family, policies, dream)
+    return Worlds(env, setting.statistics, family, policies, dream)
 
 
 def _start(

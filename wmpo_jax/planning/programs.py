@@ -88,7 +88,7 @@ def _batch(mesh: Mesh, name: str, tree: Any) -> Any:
     return jax.tree.map(spread, tree)
 
 
-def _shape(*sides: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+def _shape(*sides: int, dtype: Any = jnp.float32) -> Any:  # stands for an array where one is typed
     return jax.ShapeDtypeStruct(sides, dtype)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Spec = tuple[str | tuple[str, ...] | None, ...]
 
@@ -45,7 +45,7 @@ def role(path: str) -> str:
     return "row" if layer in _ROW else "fused" if layer in _FUSED else "column"
 
 
-def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Where the parameter at `path` is split.
 
     An axis that does not divide the dimension it is meant for goes to the largest free one that it
@@ -75,7 +75,7 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def shardings(mesh: Mesh, tree: Any) -> Any:
+def shardings(mesh: Mesh | AbstractMesh, tree: Any) -> Any:
     """A NamedSharding for every leaf of `tree` (arrays or shapes), by the table."""
 
     def place(path: Any, leaf: Any) -> NamedSharding:

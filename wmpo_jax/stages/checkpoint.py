@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from wmpo_jax.conversion.load import Policy, load_policy, spread_over
 from wmpo_jax.runtime.errors import UserError
@@ -61,8 +62,8 @@ def as_family(setting: Setting, policy: Policy) -> PolicyFamily:
     env = setting.env
     prompts_GL, lengths_G = policy.tokenizer.encode_batch(env.instructions)
     family = PolicyFamily(
+        build=lambda: nnx.merge(policy.graphdef, policy.params),
         graphdef=policy.graphdef,
-        initial_params=policy.params,
         transform=policy.transform,
         prompts_GL=prompts_GL,
         lengths_G=lengths_G,

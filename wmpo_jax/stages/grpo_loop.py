@@ -192,7 +192,7 @@ def _gather(
         batch = int(state.batches)
         trajectory = sample(state.params, starts(batch), jax.random.fold_in(key, batch))
         success.append(fetch(trajectory.success_B))
-        mixed.append(np.asarray(grpo.mixed_groups(success[-1], recipe.group_size)))
+        mixed.append(np.asarray(grpo.mixed_groups(jnp.asarray(success[-1]), recipe.group_size)))
         found.append(trajectory)
         state = state.replace(batches=state.batches + 1, episodes=state.episodes + len(success[-1]))
         if sum(m.sum() for m in mixed) >= recipe.groups:
