@@ -129,13 +129,14 @@ def open_worlds(setting: Setting) -> Worlds:
     """Loads what the stages of a workdir have trained; the improved policy if there is one.
 
     Raises:
-      UserError: the task cannot be driven; or the world model, the classifier or the base policy has not been trained yet.
+      UserError: the task cannot be driven; or the world model, the classifier or the base policy
+        has not been trained yet.
     """
     env = setting.env
     if isinstance(env, HostEnvironment):
         raise UserError(
-            f"{env.name} runs in processes of its own and cannot be driven: give the --workdir of a "
-            "task that lives in MJX."
+            f"{env.name} runs in processes of its own and cannot be driven: give the --workdir of "
+            "a task that lives in MJX."
         )
     family = policy_family(setting.config, env)
     policies = {"base": load_base_policy(setting, family)}
