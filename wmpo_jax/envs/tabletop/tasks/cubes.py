@@ -18,6 +18,7 @@ CATCH_RADIUS = 0.08  # metres between the axes of cup and cube: three pixels of 
 CATCH_GAP = HALF + TIP_RADIUS + 0.035  # metres between the centres of cup and cube
 SPOUT = 0.025  # the expert's funnel: radius within which it goes straight down,
 FUNNEL = 2.5  # and metres it climbs per metre outside
+NEAR = 0.10  # metres of horizontal distance within which its cup is closed; early does no harm
 SUCKING = (0.95, 0.45, 0.10, 1.0)
 COLORS = ("red", "blue")
 
@@ -68,13 +69,12 @@ class Cubes:
         return pair[state.goal], pair[1 - state.goal]
 
     def fetch(self, state: EnvState, bias: jax.Array) -> jax.Array:
-        """The action that sinks onto the named cube and closes the cup there."""
+        """The action that sinks onto the named cube, the cup closed from near above on."""
         tool = state.physics.tool
         aim = self.cubes(state)[0][:2] + bias
         distance = jnp.linalg.norm(tool[:2] - aim)
         move = motion.steer(tool, jnp.append(aim, self.funnel(distance, self.low[2])), self.reach)
-        there = (distance < 2 * SPOUT) & (tool[2] < self.low[2] + 0.02)
-        return jnp.append(move, jnp.where(there, 1.0, -1.0))
+        return jnp.append(move, jnp.where(distance < NEAR, 1.0, -1.0))
 
     def funnel(self, distance: jax.Array, bottom: float) -> jax.Array:
         """The height at which to be at that horizontal distance from the aimed point."""
