@@ -40,7 +40,7 @@ def measure(config, folder: str, batch: int) -> None:
     from wmpo_jax.runtime import mesh
     from wmpo_jax.runtime.files import save_json
     from wmpo_jax.runtime.workdir import Workdir
-    from wmpo_jax.stages import agents, grpo_loop, improve
+    from wmpo_jax.stages import agents, grpo_loop, improve, training
     from wmpo_jax.stages.setting import Setting
 
     setting = Setting(config, Workdir(folder, config), mesh.make_mesh(config))
@@ -48,7 +48,8 @@ def measure(config, folder: str, batch: int) -> None:
     flat = jnp.linspace(-1, 1, 101)[:, None] * jnp.ones(env.action_dim)
     save_json(setting.statistics_file, ActionStatistics.from_actions(flat).to_json())
     family = agents.policy_family(config, env)
-    params, key = family.initial_params, jax.random.key(0)
+    _, params = training.create(setting.mesh, family.build)
+    key = jax.random.key(0)
 
     def untrained(network):
         graphdef, params = nnx.split(network)

@@ -23,7 +23,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.cpu_devices = 2
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
+    config.writers = ""  # further metric writers: csv, module:Class (docs/extending.md)
 
+    # Train on episodes from disk (docs/data.md) instead of this run's own; "" for its own.
+    config.data = ConfigDict(
+        {
+            "source": "",  # a dataset, or a mixture's .json
+            "on_bad": "refuse",  # a bad episode: refuse, or skip (and count)
+            "verify": "all",  # decode all frames once, the ends of episodes, or none
+            "chunk": 4,  # actions per chunk, where config.task is empty
+        }
+    )
     config.demos = ConfigDict(
         {
             "episodes": 384,

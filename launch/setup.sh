@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv with locked packages: what a run needs, or with the argument `tests` all that the tests
 # need, torch and the system's OpenGL libraries among it (the tests compare our camera with MuJoCo's
-# own renderer). Safe to run again; needs Python 3.11+.
+# own renderer). Any other argument is an extra of pyproject.toml: `cuda` or `tpu` on accelerators.
+# Safe to run again; needs Python 3.11+.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,5 +29,5 @@ if [ "${1:-}" = tests ]; then
   pip install -r requirements-ci.lock
   pip install --no-deps --editable .
 else
-  pip install --constraint requirements-ci.lock --editable '.[tensorboard]'
+  pip install --constraint requirements-ci.lock --editable ".[tensorboard${1:+,$1}]"
 fi

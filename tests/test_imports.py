@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "wmpo_jax"
@@ -9,7 +11,8 @@ FLOORS = [
     {"runtime"},
     {"models"},
     {"algorithm", "envs", "data"},
-    {"stages", "report", "conversion"},
+    {"stages", "report", "conversion", "planning"},
+    {"drive"},
     {"main", "plan", "convert", "play"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -21,6 +24,11 @@ HEAVY = {
     "tensorflow": {"data.rlds"},
     "tensorflow_datasets": {"data.rlds"},
     "clu": {"runtime.metrics"},
+    "grain": {"data.loading"},
+    "av": {"data.video"},
+    "h5py": {"data.hdf5"},
+    "pyarrow": {"data.lerobot"},
+    "array_record": {"data.rlds"},
     "robosuite": {"envs.libero", "envs.mimicgen"},
     "libero": {"envs.libero"},
 }
@@ -35,7 +43,10 @@ SOURCES = {_module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def _imported_by(path: Path) -> set[str]:
-    """Modules that a file imports; `from package import thing` counts as the thing if it is one."""
+    """Modules that a file imports; `from package import thing` counts as the thing if it is one.
+
+    `require("module")` of `data.extras` imports too.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -45,6 +56,8 @@ def _imported_by(path: Path) -> set[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 names.add(inner if inner in SOURCES else node.module)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            names.add(ast.literal_eval(node.args[0]))
     return names
 
 
@@ -76,3 +89,11 @@ def test_heavy_packages_stay_in_their_rooms() -> None:
         if not any(module.startswith(f"wmpo_jax.{room}") for room in HEAVY[heavy])
     ]
     assert strays == []
+
+
+def test_the_package_is_imported_without_them() -> None:
+    modules = "wmpo_jax.stages, wmpo_jax.conversion, wmpo_jax.data.inspection"
+    program = f"import sys, {modules}; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert HEAVY.keys() & set(result.stdout.split()) == set()

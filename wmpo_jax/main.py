@@ -6,12 +6,13 @@ Exit status: 0 done, 2 the user can mend it, 75 stopped on request (the same com
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from wmpo_jax.runtime import environment
 from wmpo_jax.runtime.config import config_name, load_config
-from wmpo_jax.runtime.errors import Preempted, UserError
+from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,6 +29,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2
+    except HostLost as loss:
+        print(f"wmpo_jax: {loss}", file=sys.stderr, flush=True)
+        os._exit(75)  # an orderly exit would wait for the host that is gone
     except Preempted as stop:
         print(f"wmpo_jax: {stop}", file=sys.stderr)
         return 75
@@ -46,12 +50,13 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     from wmpo_jax.runtime import distributed, mesh, preemption
     from wmpo_jax.runtime.workdir import Workdir
 
-    preemption.install()
     distributed.initialize(flags.cluster)
+    preemption.install()  # behind JAX's own handler of SIGTERM, which joining the hosts installs
+    distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
     workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
     print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
-    with workdir.lock():
+    with workdir.lock(), distributed.watching_hosts():
         stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else ())
 
 

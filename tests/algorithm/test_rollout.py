@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
-from wmpo_jax.algorithm.rollout import replay, rollout
+from wmpo_jax.algorithm.rollout import replay, rollout, rollout_on_host
 from wmpo_jax.algorithm.trajectory import concatenate, first_success, select
 
 K, A = 2, 1
@@ -75,6 +75,18 @@ def test_replay_repeats_the_episode():
     np.testing.assert_array_equal(frames, trajectory.frames_BTHWC)
     np.testing.assert_array_equal(success[:2], trajectory.success_B[:2])
     np.testing.assert_array_equal(finish[:2], trajectory.finish_step_B[:2])
+
+
+def test_the_loop_on_the_host_is_the_same_rollout():
+    starts, key = jnp.array([1.0, 3.0, 40.0]), jax.random.key(0)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        rollout_on_host(doubling, Counter(), starts, key, 2),
+        play(),
+    )
+    unseen = rollout_on_host(doubling, Counter(), starts, key, 2, films=False)
+    np.testing.assert_array_equal(unseen.frames_BTHWC, play().frames_BTHWC[:, :1])
+    np.testing.assert_array_equal(unseen.actions_BNKA, play().actions_BNKA)
 
 
 def test_first_success_at_either_end():

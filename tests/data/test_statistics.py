@@ -41,6 +41,14 @@ def test_file_round_trip(statistics, tmp_path):
         ActionStatistics.load(path, "coffee")
 
 
+def test_a_suite_is_found_without_its_idle_steps(statistics, tmp_path):
+    path = tmp_path / "dataset_statistics.json"
+    statistics.save(path, "libero_spatial_no_noops")
+    assert ActionStatistics.load(path, "libero_spatial").to_json() == statistics.to_json()
+    with pytest.raises(UserError, match="it knows: libero_spatial_no_noops"):
+        ActionStatistics.load(path, "libero_goal")
+
+
 def test_no_mask_means_all_dimensions(statistics):
     entry = {name: value for name, value in statistics.to_json().items() if name != "mask"}
     assert ActionStatistics.from_json(entry).mask.tolist() == [True, True, True]

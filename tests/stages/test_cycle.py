@@ -12,6 +12,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.stages.conftest import finish, start
+from wmpo_jax.data.dataset import open_dataset
+from wmpo_jax.data.episodes import read_episode
+from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.stages.pipeline import CYCLE
 
 
@@ -63,6 +66,26 @@ def test_policy_was_aligned_on_exactly_the_budget(smoke_run):
     (rollouts,) = [entry for entry in entries if entry["name"] == "rollouts"]
     config = json.loads((smoke_run / "config.json").read_text())
     assert rollouts["episodes"] == config["collect"]["starts"] * config["collect"]["group_size"]
+
+
+def test_rollouts_are_a_dataset_for_others(smoke_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arrays = load_arrays(smoke_run / "data/rollouts/episodes.npz", "collect")
+    dataset = open_dataset(smoke_run / "data/rollouts/dataset")
+    assert len(dataset.episodes) == len(arrays["success_B"])
+    seeds = set()
+    for entry in dataset.episodes:
+        episode = read_episode(dataset.source, entry.index)
+        equal_B = (arrays["frames_BTHWC"] == episode.frames_FHWC).all((1, 2, 3, 4))
+        place = int(np.flatnonzero(equal_B)[0])
+        assert episode.info.success == arrays["success_B"][place]
+        seeds.add(episode.info.seed)
+    (ledger,) = [
+        entry
+        for entry in map(json.loads, (smoke_run / "ledger.jsonl").read_text().splitlines())
+        if entry["name"] == "rollouts"
+    ]
+    assert [min(seeds), max(seeds)] == ledger["seeds"]
 
 
 def test_the_same_command_again_changes_nothing(smoke_run):

@@ -75,6 +75,17 @@ def clipped_objective(
     return jnp.maximum(plain, clipped), clipped > plain
 
 
+def token_weights(mask_BX: jax.Array, weight_B: jax.Array) -> jax.Array:
+    """float32_BX: what each token counts, so that a sum over tokens is the loss of `policy_loss`.
+
+    Every episode's tokens share weight_B / sum(weight_B). A sum can be taken in any slices, which
+    is how an update is split into micro-batches without changing its gradient.
+    """
+    per_episode_B = weight_B / jnp.maximum(weight_B.sum(), 1.0)
+    tokens_B = jnp.maximum(mask_BX.sum(axis=1), 1)
+    return jnp.where(mask_BX, (per_episode_B / tokens_B)[:, None], 0.0)
+
+
 class PolicyLossMetrics(struct.PyTreeNode):
     """Means over episodes of per-episode token means."""
 

@@ -1,9 +1,10 @@
-"""The one rollout: a policy in a world, scanned over chunks; it cannot tell which world."""
+"""The one rollout: a policy in a world, chunk after chunk; it cannot tell which world."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Dynamics, Observation, Policy, PolicyOutput
@@ -37,6 +38,34 @@ def rollout(
     keys = jax.random.split(scan_key, num_chunks)
     _, (choices, outcomes) = jax.lax.scan(one_chunk, (state, observation), keys)
     return _to_trajectory(observation, choices, outcomes)
+
+
+def rollout_on_host(
+    policy: Policy,
+    dynamics: Dynamics,
+    start: Any,
+    key: jax.Array,
+    num_chunks: int,
+    films: bool = True,
+) -> Trajectory:
+    """`rollout` as a Python loop, for a world that cannot live inside jit. Same keys, same shape.
+
+    Args:
+      policy: compiled by the caller.
+      dynamics: its arrays may be NumPy's.
+      films: False keeps the first frame only; hours of video do not fit into memory.
+    """
+    reset_key, scan_key = jax.random.split(key)
+    state, first = dynamics.reset(start, reset_key)
+    observation, history = first, []
+    for chunk_key in jax.random.split(scan_key, num_chunks):
+        policy_key, world_key = jax.random.split(chunk_key)
+        choice = policy(observation, policy_key)
+        state, observation, outcome = dynamics.step(state, choice.actions_BKA, world_key)
+        kept = outcome.frames_BKHWC if films else outcome.frames_BKHWC[:, :0]
+        history.append((choice, outcome.replace(frames_BKHWC=kept)))
+    choices, outcomes = jax.tree.map(lambda *leaves: np.stack(leaves), *history)
+    return _to_trajectory(first, choices, outcomes)
 
 
 def replay(

@@ -14,7 +14,7 @@ from wmpo_jax.conversion.foreign import TORCH_SUFFIXES
 from wmpo_jax.conversion.importing import common_dtype
 from wmpo_jax.conversion.kinds import Entry, by_path
 from wmpo_jax.conversion.summary import Summary, summarise
-from wmpo_jax.runtime.files import save_json
+from wmpo_jax.runtime.files import claimed, new_folder, save_json
 
 SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
 CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -46,13 +46,13 @@ def export_checkpoint(source: store.Store, target: Path, shard_bytes: int = SHAR
     """
     tensors = outgoing(source)
     if target.suffix == ".safetensors":
-        with store.claimed(target) as path:
+        with claimed(target) as path:
             write_safetensors(path, tensors)
     elif target.suffix in TORCH_SUFFIXES:
-        with store.claimed(target) as path:
+        with claimed(target) as path:
             torch_files.save_state_dict(path, {name: x.read() for name, x in tensors.items()})
     else:
-        with store.new_folder(target) as folder:
+        with new_folder(target) as folder:
             write_folder(folder, source.kind.weight_stem, tensors, shard_bytes)
             store.copy_assets(source.folder / store.ASSETS, folder)
     live = {entry.name for entry in source.kind.entries(source.config)}

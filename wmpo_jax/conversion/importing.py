@@ -16,6 +16,7 @@ from wmpo_jax.conversion.summary import Summary, summarise
 from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.files import new_folder
 
 
 def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
@@ -40,7 +41,7 @@ def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
     missing = check_tensors(kind, config, foreign)
     entries = kind.entries(config)
     live = {entry.name for entry in entries}
-    with store.new_folder(target) as folder:
+    with new_folder(target) as folder:
         store.write_arrays(folder / store.PARAMS, _params(foreign, kind, config, entries))
         unused = {name: _whole(foreign, name) for name in foreign.infos if name not in live}
         if unused:

@@ -244,6 +244,8 @@ def load_statistics(assets: Path, key: str | None) -> ActionStatistics:
         raise UserError(f"{assets} has no dataset_statistics.json: copy it beside the weights.")
     if key is None and len(entries) == 1:
         (key,) = entries
+    if key not in entries and f"{key}_no_noops" in entries:
+        key = f"{key}_no_noops"  # LIBERO's data without idle steps, which OpenVLA-OFT trained on
     if key not in entries:
         raise UserError(
             f"{assets} has no statistics for '{key}': give unnorm_key, "

@@ -28,7 +28,7 @@ from orbax.checkpoint import type_handlers
 from wmpo_jax.conversion.kinds import KINDS, Kind
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_json, save_json
+from wmpo_jax.runtime.files import load_json, new_folder, save_json
 
 RECORD = "conversion.json"
 PARAMS, UNUSED, ASSETS = "params", "unused", "assets"
@@ -248,43 +248,3 @@ def listed(lines: list[str]) -> str:
 
 def leaf_name(path: tuple[Any, ...]) -> str:
     return "/".join(map(str, path))
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears as `target` when everything is in it (see `claimed`)."""
-    with claimed(target) as temporary:
-        temporary.mkdir()
-        yield temporary
-
-
-@contextlib.contextmanager
-def claimed(target: Path) -> Iterator[Path]:
-    """A hidden neighbour that takes the name `target` at the end, or vanishes after an error.
-
-    Raises:
-      UserError: there is something at `target`, or its place cannot be written.
-    """
-    # os.path.exists: pathlib's raises where it may not look.
-    if os.path.exists(target):
-        raise UserError(f"{target} exists already: give another --target or delete it.")
-    temporary = target.parent / f".{target.name}.tmp"
-    new_parents = [parent for parent in target.parents if not os.path.exists(parent)]
-    try:
-        _remove(temporary)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} could not be written: {error.strerror or error}.") from error
-    finally:
-        _remove(temporary)
-        with contextlib.suppress(OSError):  # not empty: all went well
-            for parent in new_parents:
-                parent.rmdir()
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        path.unlink()

@@ -17,6 +17,7 @@ from PIL import Image
 from wmpo_jax.runtime.errors import UserError
 
 QUALITY = 95
+JPEG_MAGIC = b"\xff\xd8"
 
 
 def jpeg_round_trip(frame_BHWC: jax.Array) -> jax.Array:
@@ -42,13 +43,27 @@ def decode(file: bytes) -> np.ndarray:
     return require_simplejpeg().decode_jpeg(file, fastdct=True, fastupsample=False)
 
 
+def decode_picture(file: bytes) -> np.ndarray:
+    """uint8 [H, W, 3] of a JPEG (TensorFlow's pixels) or of another kind of picture.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    if file.startswith(JPEG_MAGIC):
+        return decode(file)
+    try:
+        return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    except OSError as error:
+        raise ValueError(str(error)) from error
+
+
 def require_simplejpeg():
     try:
         import simplejpeg
     except ImportError as error:
         raise UserError(
-            "The JPEG round trip needs simplejpeg: pip install 'wmpo_jax[jpeg]', or leave "
-            "ImageTransformConfig.jpeg off."
+            "JPEG with TensorFlow's pixels needs simplejpeg: pip install 'wmpo_jax[jpeg]', or "
+            "leave ImageTransformConfig.jpeg off."
         ) from error
     return simplejpeg
 

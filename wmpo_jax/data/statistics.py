@@ -17,6 +17,7 @@ import numpy as np
 from wmpo_jax.runtime.errors import UserError
 
 Array = jax.Array | np.ndarray
+NO_NOOPS = "_no_noops"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,16 @@ class ActionStatistics:
 
     @classmethod
     def load(cls, path: Path, key: str) -> "ActionStatistics":
-        """Reads the entry `key` of a `dataset_statistics.json` as OpenVLA writes it."""
+        """Reads the entry `key` of a `dataset_statistics.json` as OpenVLA writes it.
+
+        LIBERO policies that were trained without idle steps have `<suite>_no_noops` instead of
+        `<suite>`; either is found under the suite's name.
+        """
         if not path.is_file():
             raise UserError(f"There is no action statistics file at {path}; run the demos stage.")
         entries = json.loads(path.read_text())
+        if key not in entries and f"{key}{NO_NOOPS}" in entries:
+            key = f"{key}{NO_NOOPS}"
         if key not in entries:
             raise UserError(
                 f"{path} has no statistics for '{key}'; it knows: {', '.join(sorted(entries))}."

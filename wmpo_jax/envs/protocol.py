@@ -1,9 +1,13 @@
-"""What every real environment promises: pure functions of one world, safe under jit and vmap."""
+"""What real environments promise: pure functions of one world, or many worlds on the host."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from flax import struct
+
+from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
 
 
 class EnvState(struct.PyTreeNode):
@@ -27,8 +31,8 @@ class EnvState(struct.PyTreeNode):
     memory: Any
 
 
-class Environment(Protocol):
-    """A task: one world, its camera, and the people who act in it. Callers vmap.
+class Task(Protocol):
+    """What networks and stages have to know of an environment, wherever it lives.
 
     Attributes:
       name: key in the registry.
@@ -45,6 +49,10 @@ class Environment(Protocol):
     horizon: int
     chunk: int
     image_size: int
+
+
+class Environment(Task, Protocol):
+    """A task in one world, its camera, and the people who act in it. Callers vmap."""
 
     def reset(self, seed: jax.Array) -> EnvState:
         """A start drawn from the int32 scalar `seed`; equal seeds give equal starts."""
@@ -69,6 +77,63 @@ class Environment(Protocol):
 
     def play(self, state: EnvState, episode_key: jax.Array) -> jax.Array:
         """Task-agnostic motion that does not know the goal; float32 [A] in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class HostEnvironment(Task, Protocol):
+    """A simulator that cannot live inside jit: worlds by the wave, in processes of their own.
+
+    A start is an int32: zero and above it is a seed, from which the simulator draws; below it is
+    one of the benchmark's stored initial states, which are kept for evaluation. All starts of a
+    wave ask for the same task.
+
+    Attributes:
+      wave: most episodes at once; the policy is compiled for so many.
+    """
+
+    wave: int
+
+    def goals(self, starts_B: np.ndarray) -> np.ndarray:
+        """int32 [B]: what each start asks for, an index into `instructions`."""
+        ...
+
+    def held_out(self, start: int, count: int) -> np.ndarray:
+        """Stored initial states number `start`, `start + 1`, ...: int32 [count].
+
+        Raises:
+          UserError: there are fewer.
+        """
+        ...
+
+    def reset(self, starts_B: np.ndarray) -> Observation:
+        """Begins a wave and ends the one before."""
+        ...
+
+    def step(self, actions_BKA: np.ndarray, films: bool) -> tuple[Observation, ChunkOutcome]:
+        """A chunk of the wave, in the environment's action units.
+
+        Args:
+          films: False renders only the frame after the chunk; the others repeat the one before.
+        """
+        ...
+
+    def record(
+        self,
+        starts_B: np.ndarray,
+        actor: str,
+        noise: float,
+        on_batch: Callable[[int], None],
+    ) -> "Episodes":
+        """Whole episodes of a scripted `actor`, "expert" or "play"."""
+        ...
+
+    def protocol(self) -> dict[str, Any]:
+        """How episodes are set up, shown and judged, for result files."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What the simulation went through, for result files."""
         ...
 
 

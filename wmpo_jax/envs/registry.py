@@ -1,8 +1,11 @@
 """Which environments exist, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.libero.env import LiberoEnv
+from wmpo_jax.envs.libero.protocol import HORIZONS
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.tabletop.env import TabletopEnv
 from wmpo_jax.envs.tabletop.tasks.lift import Lift
 from wmpo_jax.envs.tabletop.tasks.press import Press
@@ -19,7 +22,30 @@ _FACTORIES: dict[str, Callable[[int], Environment]] = {
 
 
 def names() -> tuple[str, ...]:
+    """Those that live inside jit."""
     return tuple(sorted(_FACTORIES))
+
+
+def make_reality(
+    name: str, image_size: int, options: Mapping[str, Any]
+) -> Environment | HostEnvironment:
+    """What config.task names: a suite of LIBERO, or else what `make` knows.
+
+    Args:
+      options: config.libero, for LIBERO (see `LiberoEnv`).
+    """
+    return LiberoEnv(name, image_size, options) if name in HORIZONS else make(name, image_size)
+
+
+def add(name: str, factory: Callable[[int], Environment]) -> None:
+    """Makes an environment known to this process under `name`; the factory takes the image size.
+
+    Raises:
+      UserError: the name is taken.
+    """
+    if name in _FACTORIES:
+        raise UserError(f"There is an environment called {name!r} already; choose another name.")
+    _FACTORIES[name] = factory
 
 
 def make(name: str, image_size: int = 32) -> Environment:
@@ -27,6 +53,6 @@ def make(name: str, image_size: int = 32) -> Environment:
     if name not in _FACTORIES:
         raise UserError(
             f"There is no environment called {name!r}; set the config's env name to one of "
-            f"{', '.join(names())}."
+            f"{', '.join([*names(), *HORIZONS])}."
         )
     return _FACTORIES[name](image_size)

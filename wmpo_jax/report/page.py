@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from wmpo_jax.report import plots, tables
 from wmpo_jax.report.record import CYCLE, RunRecord, minutes, read_run, real_episodes
@@ -29,8 +29,8 @@ def write_report(workdir_path: Path) -> Path:
     return path
 
 
-def render(record: RunRecord) -> str:
-    """The page about one run."""
+def template(name: str) -> Template:
+    """A file of templates/, whose every unknown name is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -38,7 +38,12 @@ def render(record: RunRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(
+    return environment.get_template(name)
+
+
+def render(record: RunRecord) -> str:
+    """The page about one run."""
+    return template("page.html").render(
         name=record.name,
         headline=headline(record),
         tiles=_tiles(record),
@@ -53,6 +58,7 @@ def render(record: RunRecord) -> str:
         stages_left=[name.replace("_", " ") for name in CYCLE if name not in record.stages],
         ledger=tables.ledger_table(record),
         config=record.config,
+        environment=record.environment,
     )
 
 

@@ -23,7 +23,10 @@ from wmpo_jax.report.tables import POLICY_NAMES, scores
 
 # Placeholder -> CSS variable of templates/style.css.
 INK, MUTED, GRID, BASE, BETTER = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BASE: "base", BETTER: "better"}
+RUN_COLOURS = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BASE: "base", BETTER: "better"} | {
+    colour: f"run{i}" for i, colour in enumerate(RUN_COLOURS)
+}
 POLICY_COLOURS = {"base": BASE, "wmpo": BETTER}
 
 WIDTH, HEIGHT = 3.5, 2.1  # inches; the page shows a panel 320 to 460 px wide
@@ -97,6 +100,23 @@ def learning_curve(stage: str, name: str, curve: Curve) -> Markup:
             axes.plot(steps, values, "o", color=BETTER, markersize=4)
             axes.set_xticks(steps)
         return _svg(figure, f"{stage}: {name} over steps")
+
+
+def overlaid(stage: str, name: str, curves: Sequence[Curve | None]) -> Markup:
+    """One quantity of several runs, each in the colour of its place in `curves`."""
+    with _panel(left=0.19) as (figure, axes):
+        drawn = [(RUN_COLOURS[i], *_thin(curve)) for i, curve in enumerate(curves) if curve]
+        for colour, steps, values in drawn:
+            noisy = len(values) >= 2 * SMOOTHING_WINDOWS
+            axes.plot(steps, _running_mean(values) if noisy else values, color=colour, lw=1.4)
+        _scale(axes, np.concatenate([values for *_, values in drawn]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        return _svg(figure, f"{stage}: {name} over steps, one line per run")
+
+
+def css_variable(run: int) -> str:
+    """The variable of style.css that holds the colour of run number `run`."""
+    return f"--{_VARIABLES[RUN_COLOURS[run]]}"
 
 
 def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

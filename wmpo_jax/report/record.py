@@ -65,6 +65,7 @@ class RunRecord:
       metrics: stage -> quantity -> curve, in the same order.
       ledger: one dict per use of real episodes: stage, name, episodes.
       videos: the .npz files of side-by-side clips, sorted by name.
+      environment: the self-check of the machine, as name -> words; empty before stage report.
     """
 
     name: str
@@ -73,6 +74,7 @@ class RunRecord:
     metrics: dict[str, dict[str, Curve]]
     ledger: list[dict[str, Any]]
     videos: list[Path]
+    environment: dict[str, str]
 
 
 def read_run(workdir: Path) -> RunRecord:
@@ -84,6 +86,7 @@ def read_run(workdir: Path) -> RunRecord:
     if not workdir.is_dir():
         raise UserError(f"There is no workdir {workdir}: run the stages first or check the path.")
     config = workdir / "config.json"
+    environment = workdir / "report" / "environment.json"
     logs = _in_order(workdir.glob("metrics/*.jsonl"))
     return RunRecord(
         name=workdir.resolve().name,
@@ -92,6 +95,7 @@ def read_run(workdir: Path) -> RunRecord:
         metrics={path.stem: read_curves(path) for path in logs},
         ledger=Ledger(workdir / "ledger.jsonl").read(),
         videos=sorted(workdir.glob("data/videos/*.npz")),
+        environment=load_json(environment) if environment.exists() else {},
     )
 
 

@@ -88,11 +88,6 @@ def config_name(spec: str) -> str:
     return "_".join(part for part in (Path(path).stem, variant) if part)
 
 
-def freeze(config: ConfigDict) -> FrozenConfigDict:
-    """An immutable, hashable copy (lists become tuples)."""
-    return FrozenConfigDict(config)
-
-
 def flatten(config: ConfigDict | FrozenConfigDict | dict[str, Any]) -> dict[str, Any]:
     """`{"sft.learning_rate": 1e-3, ...}` with JSON values: tuples are lists, so that a config
     equals itself after a trip through config.json."""

@@ -28,6 +28,14 @@ def prepare(cpu_devices: int = 1) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def compile_only() -> None:
+    """Keeps JAX on the CPU and libtpu from looking for chips: programs are compiled, not run."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
 def restart_with_huge_pages() -> None:
     """Starts this process again, once, with glibc asking the kernel for huge pages.
 

@@ -13,3 +13,7 @@ class Preempted(Exception):
 
     `main` exits with status 75 (EX_TEMPFAIL), which schedulers read as "run me again".
     """
+
+
+class HostLost(Preempted):
+    """Another host of the run is gone; what was saved is its newest checkpoint."""

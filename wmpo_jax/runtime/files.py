@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from wmpo_jax.runtime.errors import UserError
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary neighbour of `path` that takes its name once it is safely on the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -32,6 +33,46 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears as `target` when everything is in it (see `claimed`)."""
+    with claimed(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextlib.contextmanager
+def claimed(target: Path) -> Iterator[Path]:
+    """A hidden neighbour that takes the name `target` at the end, or vanishes after an error.
+
+    Raises:
+      UserError: there is something at `target`, or its place cannot be written.
+    """
+    # os.path.exists: pathlib's raises where it may not look.
+    if os.path.exists(target):
+        raise UserError(f"{target} exists already: give another --target or delete it.")
+    temporary = target.parent / f".{target.name}.tmp"
+    new_parents = [parent for parent in target.parents if not os.path.exists(parent)]
+    try:
+        _remove(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target} could not be written: {error.strerror or error}.") from error
+    finally:
+        _remove(temporary)
+        with contextlib.suppress(OSError):  # not empty: all went well
+            for parent in new_parents:
+                parent.rmdir()
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """After a kill or a power cut `path` holds the old content or the new, never half.
 
@@ -41,7 +82,7 @@ def atomic_write(path: Path, content: bytes) -> None:
       UserError: the disk is full or the place is not writable.
     """
     if jax.process_index() == 0:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(content)
 
 
@@ -63,7 +104,7 @@ def load_json(path: Path) -> Any:
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes named arrays (anything `np.asarray` takes) as one uncompressed .npz, atomically."""
     if jax.process_index() == 0:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             leaves = {name: np.asarray(value) for name, value in arrays.items()}
             np.savez(file, allow_pickle=False, **leaves)
 

@@ -1,10 +1,12 @@
 """The device mesh and where batches and replicas live on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -23,8 +25,12 @@ def make_mesh(config: ConfigDict | FrozenConfigDict) -> Mesh:
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
+    return mesh_of(jax.devices(), mesh_shape(config, jax.device_count()))
+
+
+def mesh_shape(config: ConfigDict | FrozenConfigDict, devices: int) -> tuple[int, ...]:
+    """Sizes of the axes on so many devices; see `make_mesh`."""
     sizes = [int(config.mesh[axis]) for axis in AXES]
-    devices = jax.device_count()
     given = int(np.prod([size for size in sizes if size != -1]))
     shape = [devices // given if size == -1 else size for size in sizes]
     if sizes.count(-1) > 1 or min(shape) < 1 or int(np.prod(shape)) != devices:
@@ -33,7 +39,13 @@ def make_mesh(config: ConfigDict | FrozenConfigDict) -> Mesh:
             f"config.mesh ({wanted}) does not fit {devices} device(s): "
             "the sizes must multiply to the number of devices, with -1 in at most one place."
         )
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+    return tuple(shape)
+
+
+def mesh_of(devices: Sequence[Any], shape: tuple[int, ...]) -> Mesh:
+    """A mesh of these devices, neighbours along each axis where the hardware has them."""
+    grid = mesh_utils.create_device_mesh(shape, devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -61,10 +73,7 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
     def place(leaf: Any) -> jax.Array:
         rows = leaf.shape[0] * jax.process_count()
         if rows % parts:
-            raise UserError(
-                f"A batch of {rows} cannot be spread over data x fsdp = {parts} devices: "
-                f"make it a multiple of {parts} or change config.mesh."
-            )
+            raise UserError(_uneven(rows, parts))
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
@@ -72,9 +81,41 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
+def spread_whole(mesh: Mesh, tree: Any) -> Any:
+    """As `shard_batch`, for a batch that every host has whole, or that is on the mesh already."""
+
+    def place(leaf: Any) -> jax.Array:
+        parts = mesh.shape["data"] * mesh.shape["fsdp"]
+        if leaf.shape[0] % parts:
+            raise UserError(_uneven(leaf.shape[0], parts))
+        return jax.device_put(leaf, batch_sharding(mesh))
+
+    return jax.tree.map(place, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """The whole of every array on every host, as NumPy; with several hosts all must call it."""
+
+    def whole(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(whole, tree)
+
+
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Places a full copy of every leaf on each device (typed PRNG keys included)."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def _uneven(rows: int, parts: int) -> str:
+    return (
+        f"A batch of {rows} cannot be spread over data x fsdp = {parts} devices: "
+        f"make it a multiple of {parts} or change config.mesh."
+    )
 
 
 def describe(mesh: Mesh) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of one stage: JSON lines always, TensorBoard when asked for."""
+"""Metrics of one stage: JSON lines always, TensorBoard and others when asked for."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ import jax
 
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write
+from wmpo_jax.runtime.metric_sinks import open_sinks
 
 
 class MetricWriter:
@@ -22,17 +23,24 @@ class MetricWriter:
       resume_step: the step that was restored; later records of an interrupted run are dropped,
         because they are about to be made again.
       tensorboard: also write event files under `<directory>/<stage>/`.
+      writers: further sinks, as `metric_sinks.open_sinks` reads them. All show the same names.
 
     Raises:
-      UserError: TensorBoard is asked for and not installed.
+      UserError: TensorBoard is asked for and not installed, or a writer cannot be loaded.
     """
 
     def __init__(
-        self, directory: Path, stage: str, resume_step: int = 0, tensorboard: bool = False
+        self,
+        directory: Path,
+        stage: str,
+        resume_step: int = 0,
+        tensorboard: bool = False,
+        writers: str = "",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._stage = stage
         self._board = _open_board(directory / stage) if tensorboard and _is_main() else None
+        self._sinks = open_sinks(writers, directory, stage, resume_step) if _is_main() else []
         path = directory / f"{stage}.jsonl"
         records = [r for r in read_metrics(path) if r["step"] <= resume_step] if resume_step else []
         atomic_write(path, "".join(json.dumps(r) + "\n" for r in records).encode())
@@ -47,6 +55,8 @@ class MetricWriter:
             self._file.flush()
         if self._board is not None:
             self._board.write_scalars(step, values)
+        for sink in self._sinks:
+            sink.write(step, values)
 
     def close(self) -> None:
         """Closes the files."""
@@ -54,6 +64,8 @@ class MetricWriter:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        for sink in self._sinks:
+            sink.close()
 
     def __enter__(self) -> Self:
         return self

@@ -23,8 +23,8 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write, load_json, save_json
 
 MIN_FREE_BYTES = 200 * 2**20  # a tiny run leaves about 100 MB
-# Where a run computes may change between two starts; what it computes may not.
-MACHINE_FIELDS = ("mesh", "cpu_devices")
+# Where a run computes and who is told may change between two starts; what it computes may not.
+MACHINE_FIELDS = ("mesh", "cpu_devices", "writers")
 
 
 class Workdir:

@@ -1,6 +1,7 @@
 """The networks in their roles: policy, world model and judge, as the algorithm knows them."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.data.transforms import ImageTransform, ImageTransformConfig
 from wmpo_jax.envs.dynamics import MjxDynamics
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.protocol import Environment, Task
 from wmpo_jax.models.autoencoder_kl import decode_frames, encode_frames
 from wmpo_jax.models.stdit import STDiT, STDiTConfig
 from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
@@ -28,21 +29,27 @@ MICRO_BATCH = 512  # frames through the autoencoder at once
 
 @dataclass(frozen=True)
 class PolicyFamily:
-    """A VLA without its weights: network, prompts of the task, image transform, tokens."""
+    """A VLA without its weights: network, prompts of the task, image transform, tokens.
 
+    `build` makes it with fresh weights; `training.create` and `abstract` know where they belong.
+    `frozen` holds the weights that `params` lacks because they are not trained (under LoRA).
+    """
+
+    build: Callable[[], VLA]
     graphdef: Any
-    initial_params: Any
     transform: ImageTransform
     prompts_GL: np.ndarray
     lengths_G: np.ndarray
     bins: int
+    frozen: Any = None
 
     def logits(self, params: Any, observation: Observation) -> jax.Array:
         """float32 logits_BKAV over action classes."""
         return self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
 
     def logits_of_frames(self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
-        network = nnx.merge(self.graphdef, params)
+        frozen = () if self.frozen is None else (self.frozen,)
+        network = nnx.merge(self.graphdef, params, *frozen)
         pixels = self.transform(frames_BHWC)
         prompt_BL = jnp.asarray(self.prompts_GL)[goal_B]
         same_length = (self.lengths_G == self.lengths_G[0]).all()
@@ -76,14 +83,17 @@ class VLAPolicy:
         )
 
 
-def policy_family(config: ConfigDict, env: Environment) -> PolicyFamily:
-    """The tiny VLA for a task, freshly initialised from config.seed."""
+def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
+    """The tiny VLA for a task; fresh weights depend on config.seed."""
     vla_config = VLAConfig.tiny(env.action_dim, env.chunk, n_action_classes=config.policy.bins)
     prompts_GL, lengths_G = PromptTokenizer().encode_batch(env.instructions)
-    graphdef, params = nnx.split(VLA(vla_config, rngs=nnx.Rngs(config.seed)))
+
+    def build() -> VLA:
+        return VLA(vla_config, rngs=nnx.Rngs(config.seed))
+
     return PolicyFamily(
-        graphdef=graphdef,
-        initial_params=params,
+        build=build,
+        graphdef=nnx.graphdef(nnx.eval_shape(build)),
         transform=ImageTransform(ImageTransformConfig.tiny()),
         prompts_GL=prompts_GL,
         lengths_G=lengths_G,
@@ -180,7 +190,7 @@ def predict_chunk(
     return rectified_flow.euler_sample(velocity, start, steps)
 
 
-def world_model_network(config: ConfigDict, env: Environment) -> STDiT:
+def world_model_network(config: ConfigDict, env: Task) -> STDiT:
     section = config.world_model
     stdit_config = STDiTConfig.tiny(2 * env.action_dim, env.chunk, section.history)
     stdit_config = dataclasses.replace(
@@ -209,7 +219,7 @@ def success_logits(logits_BX: jax.Array, goal_B: jax.Array) -> jax.Array:
     return jnp.take_along_axis(pairs_BG2, goal_B[:, None, None], axis=1)[:, 0]
 
 
-def reward_network(config: ConfigDict, env: Environment) -> VideoMAE:
+def reward_network(config: ConfigDict, env: Task) -> VideoMAE:
     videomae_config = VideoMAEConfig.tiny(
         num_frames=config.reward.window,
         image_size=env.image_size,

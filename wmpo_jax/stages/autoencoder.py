@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.autoencoder_kl import (
     AutoencoderKL,
     AutoencoderKLConfig,
@@ -23,35 +24,46 @@ from wmpo_jax.stages.setting import Setting
 
 SOURCES = {"demos": "demos", "play": "demos", "rollouts": "collect"}  # data -> stage that made it
 ENCODE_BATCH = 256  # episodes
+SAMPLE_BATCHES = 4  # of a dataset on disk, to measure the latents' scale and the reconstruction
 
 
 def run(setting: Setting) -> None:
-    """Trains on all recorded frames, then writes data/<source>/latents.npz."""
+    """Trains on all recorded frames, then writes data/<source>/latents.npz.
+
+    Of a dataset on disk no latents are written: the world model encodes its windows itself.
+    """
     started = time.monotonic()
     section = setting.config.autoencoder
-    frames = {
-        name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()
-    }
-    graphdef, params = nnx.split(_network(setting, 1.0))
+    frames = _recorded_frames(setting)
+    graphdef, params = training.create(setting.mesh, lambda: _network(setting, 1.0))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
         optimizer,
         setting.key("autoencoder"),
     )
     data = {name: jnp.asarray(values) for name, values in frames.items()}
+    stream = _stream(setting)
     state = training.fit(
         "autoencoder",
-        training.initial_state(params, optimizer),
+        training.initial_state(setting.mesh, params, optimizer),
         step_fn,
-        data,
+        stream or data,
         section.steps,
         section.checkpoint_every,
         setting,
     )
-    scale = _unit_scale(graphdef, state.params, data["play"][:64])
-    video = LatentVideo(state.params, nnx.split(_network(setting, scale))[0])
-    psnr = _reconstruction_psnr(video, data["rollouts"])
+    if stream:
+        samples = [stream.loader.batch(step)["frames_BTHWC"] for step in range(SAMPLE_BATCHES)]
+        calibration = held = jnp.asarray(np.concatenate(samples))
+    else:
+        calibration, held = data["play"][:64], data["rollouts"]
+    scale = _unit_scale(graphdef, state.params, calibration)
+    video = LatentVideo(
+        state.params, training.abstract(setting.mesh, lambda: _network(setting, scale))[0]
+    )
+    psnr = _reconstruction_psnr(video, held)
     for name, values in frames.items():
         latents = _encode_all(video, values, setting.key(f"latents of {name}"))
         save_arrays(setting.workdir.data(name) / "latents.npz", {"latents_BThwc": latents})
@@ -60,11 +72,25 @@ def run(setting: Setting) -> None:
     setting.workdir.mark_done("autoencoder", result)
 
 
+def _recorded_frames(setting: Setting) -> dict[str, np.ndarray]:
+    if setting.mixture is not None:
+        return {}
+    return {name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()}
+
+
+def _stream(setting: Setting) -> training.Stream | None:
+    if setting.mixture is None:
+        return None
+    spec = WindowSpec(history=1, chunk=1, future=False)
+    batch_size = setting.config.autoencoder.batch_size
+    return training.Stream(setting.loader("autoencoder data", spec, batch_size, clip=False))
+
+
 def load_video(setting: Setting) -> LatentVideo:
     """The trained autoencoder with its scaling factor."""
     scale = setting.workdir.result("autoencoder")["scaling_factor"]
-    graphdef, params = nnx.split(_network(setting, scale))
-    template = training.initial_state(params, _optimizer(setting))
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting, scale))
+    template = training.state_template(setting.mesh, params, _optimizer(setting))
     return LatentVideo(training.load_params(setting, "autoencoder", template), graphdef)
 
 
@@ -96,7 +122,12 @@ def _loss(
 
 
 def _sample_frames(data: dict[str, jax.Array], batch: int, key: jax.Array) -> jax.Array:
-    """Half of the batch from play, a quarter each from demonstrations and the few rollouts."""
+    """Half of the batch from play, a quarter each from demonstrations and the few rollouts.
+
+    What a stream brings is a batch already.
+    """
+    if "frames_BTHWC" in data:
+        return data["frames_BTHWC"][:, -1]
     picks = []
     for place, name in enumerate(SOURCES):
         count = batch // 2 if name == "play" else batch // 4

@@ -1,27 +1,37 @@
-"""Stage 1: demonstrations by the scripted expert, and task-agnostic play."""
+"""Stage 1: demonstrations by the scripted expert, and task-agnostic play; or a dataset on disk."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from wmpo_jax.data.mixture import Mixture
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.envs.dynamics import Actor, collect, expert_actor
-from wmpo_jax.envs.protocol import Episodes
+from wmpo_jax.envs.dynamics import collect, expert_actor
+from wmpo_jax.envs.protocol import Episodes, HostEnvironment
+from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays, save_json
 from wmpo_jax.runtime.progress import progress
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 
 
 def run(setting: Setting) -> None:
-    """Writes data/demos and data/play (episodes.npz each) and the action statistics."""
+    """Writes data/demos and data/play (episodes.npz each) and the action statistics.
+
+    With a dataset on disk only the statistics are written; later stages stream from the dataset.
+    """
     started = time.monotonic()
-    env, config = setting.env, setting.config
-    demos = _record(setting, "demos", expert_actor(env, config.demos.bias), config.demos)
-    play = _record(setting, "play", env.play, config.play)
+    if setting.mixture is not None:
+        result = _adopt(setting, setting.mixture)
+        setting.workdir.mark_done("demos", {"seconds": time.monotonic() - started, **result})
+        return
+    config = setting.config
+    demos = _record(setting, "demos", config.demos)
+    play = _record(setting, "play", config.play)
     statistics = ActionStatistics.from_actions(
-        np.asarray(demos.labels_BTA).reshape(-1, env.action_dim)
+        np.asarray(demos.labels_BTA).reshape(-1, setting.env.action_dim)
     )
     save_json(setting.statistics_file, statistics.to_json())
     setting.workdir.mark_done(
@@ -31,22 +41,37 @@ def run(setting: Setting) -> None:
             "demo_success": float(np.mean(demos.success_B)),
             "play_success": float(np.mean(play.success_B)),
             "invalid": int(np.sum(demos.invalid_B) + np.sum(play.invalid_B)),
+            **setting.provenance(),
         },
     )
 
 
-def _record(setting: Setting, role: str, actor: Actor, section: Any) -> Episodes:
-    seeds = seed_range(role, setting.config.seed, 0, section.episodes)
-    with progress(section.episodes, 0, role) as bar:
-        episodes = collect(
-            setting.env,
-            actor,
-            seeds,
-            setting.key(role),
-            noise=section.noise,
-            batch=min(256, section.episodes),
-            on_batch=bar.advance,
+def _adopt(setting: Setting, mixture: Mixture) -> dict[str, Any]:
+    """Statistics of the (first) dataset, in whose units a policy will act; what there is."""
+    if mixture.action_dim != setting.env.action_dim:
+        raise UserError(
+            f"{setting.config.data.source} has {mixture.action_dim} numbers per action and the "
+            f"task {setting.env.name} {setting.env.action_dim}: leave config.task empty."
         )
+    save_json(setting.statistics_file, mixture.datasets[0].statistics.to_json())
+    entries = [entry for dataset in mixture.datasets for entry in dataset.episodes]
+    setting.workdir.ledger.append(
+        "demos",
+        "demos",
+        episodes=len(entries),
+        control_steps=sum(entry.steps for entry in entries),
+        source=str(setting.config.data.source),
+    )
+    known = [entry.success for entry in entries if entry.success is not None]
+    bad = sum(len(dataset.bad) for dataset in mixture.datasets)
+    success = {"demo_success": float(np.mean(known))} if known else {}
+    return {"episodes": len(entries), "bad_episodes": bad, **success}
+
+
+def _record(setting: Setting, role: str, section: Any) -> Episodes:
+    seeds = setting.starts(role, 0, section.episodes)
+    with progress(section.episodes, 0, role) as bar:
+        episodes = _episodes(setting, role, section, seeds, bar.advance)
     save_arrays(setting.workdir.data(role) / "episodes.npz", vars(episodes))
     setting.workdir.ledger.append(
         "demos",
@@ -58,3 +83,22 @@ def _record(setting: Setting, role: str, actor: Actor, section: Any) -> Episodes
         invalid=int(np.sum(episodes.invalid_B)),
     )
     return episodes
+
+
+def _episodes(
+    setting: Setting, role: str, section: Any, seeds: np.ndarray, on_batch: Callable[[int], None]
+) -> Episodes:
+    """The expert's for `demos`, play's for `play`."""
+    env = setting.env
+    if isinstance(env, HostEnvironment):
+        actor = "expert" if role == "demos" else "play"
+        return env.record(seeds, actor, section.noise, on_batch)
+    return collect(
+        env,
+        expert_actor(env, section.bias) if role == "demos" else env.play,
+        seeds,
+        setting.key(role),
+        noise=section.noise,
+        batch=min(256, section.episodes),
+        on_batch=on_batch,
+    )

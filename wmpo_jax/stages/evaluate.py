@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.algorithm.rollout import rollout
-from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.data.statistics import ActionStatistics
+from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.report.intervals import paired_difference, wilson
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.progress import Progress, progress
 from wmpo_jax.stages import improve
-from wmpo_jax.stages.agents import PolicyFamily, RealDynamics, policy_family
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.agents import PolicyFamily, policy_family
+from wmpo_jax.stages.real import make_player
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
@@ -23,36 +24,39 @@ MODES = ("greedy", "sampled")
 
 
 class RealEvaluator:
-    """Plays policies in MJX from held-out starts, `batch_size` worlds at a time."""
+    """Plays policies in reality from held-out starts, `batch_size` worlds at a time."""
 
-    def __init__(self, setting: Setting, family: PolicyFamily, role: str = "evaluation"):
+    def __init__(
+        self,
+        setting: Setting,
+        family: PolicyFamily,
+        role: str = "evaluation",
+        statistics: ActionStatistics | None = None,
+    ):
+        """`statistics` un-normalise the policy's actions; None means the demonstrations'."""
         section = setting.config.evaluate
         if section.episodes % section.batch_size:
             raise UserError(
                 f"evaluate.episodes = {section.episodes} is not a multiple of "
                 f"evaluate.batch_size = {section.batch_size}: change one of them."
             )
-        self.seeds = seed_range(role, setting.config.seed, 0, section.episodes)
+        self.seeds = setting.starts(role, 0, section.episodes)
         self._batches = self.seeds.reshape(-1, section.batch_size)
         self._setting = setting
-        dynamics = RealDynamics(setting.env, setting.statistics)
-
-        def play(params: Any, starts: jax.Array, key: jax.Array, greedy: bool) -> Trajectory:
-            policy = family.policy(params, setting.config.policy.temperature, greedy)
-            return rollout(policy, dynamics, starts, key, setting.num_chunks)
-
-        self._play = jax.jit(play, static_argnames="greedy")
+        self._play = make_player(setting, family, statistics)
 
     def outcomes(self, params: Any, mode: str, bar: Progress | None = None) -> dict[str, Any]:
-        """success bool [n], finish_step int [n], invalid bool [n] of one policy."""
+        """success bool [n], finish_step and goal int [n], invalid bool [n] of one policy."""
         keys = jax.random.split(self._setting.key(f"evaluate {mode}"), len(self._batches))
         parts = []
         for starts, key in zip(self._batches, keys, strict=True):
-            trajectory = self._play(params, jnp.asarray(starts), key, greedy=mode == "greedy")
+            greedy = mode == "greedy"
+            trajectory = self._play(params, jnp.asarray(starts), key, greedy=greedy, films=False)
             parts.append(
                 {
                     "success": np.asarray(trajectory.success_B),
                     "finish_step": np.asarray(trajectory.finish_step_B),
+                    "goal": np.asarray(trajectory.goal_B),
                     "invalid": np.asarray(trajectory.invalid_B),
                 }
             )
@@ -63,6 +67,8 @@ class RealEvaluator:
     def film(self, params: Any, count: int) -> np.ndarray:
         """Frames [count, T, H, W, 3] of the first `count` starts, greedy."""
         starts = jnp.asarray(self._batches[0])
+        if isinstance(self._setting.env, HostEnvironment):
+            starts = starts[:count]  # compiled programs want the whole batch again
         trajectory = self._play(params, starts, jax.random.key(0), greedy=True)
         return np.asarray(trajectory.frames_BTHWC[:count])
 
@@ -95,7 +101,7 @@ def run(setting: Setting) -> None:
         used_for_training=False,
     )
     summary = summarise(results, section.primary)
-    summary |= {"seed": setting.config.seed, "invalid": invalid}
+    summary |= {"seed": setting.config.seed, "invalid": invalid, **setting.provenance()}
     setting.workdir.mark_done("evaluate", {"seconds": time.monotonic() - started, **summary})
 
 

@@ -12,10 +12,11 @@ from wmpo_jax.algorithm.rollout import replay, rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
-from wmpo_jax.stages.agents import RealDynamics, policy_family
+from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.improve import imagined, load_policy, load_world
+from wmpo_jax.stages.real import make_player
 from wmpo_jax.stages.reward import confusion
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
@@ -55,28 +56,31 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
     over episodes, against the baseline that repeats the first frame. The simulator's outcomes are
     used here for the report only.
     """
-    config, env = setting.config, setting.env
-    seeds = seed_range("gates", config.seed, 0, config.gates.episodes)
+    config = setting.config
+    seeds = setting.starts("gates", 0, config.gates.episodes)
     world = load_world(setting)
-    family = policy_family(config, env)
-    dynamics = RealDynamics(env, setting.statistics)
+    family = policy_family(config, setting.env)
+    play = make_player(setting, family)
 
     @jax.jit
-    def in_both(params: Any, world: tuple, starts: jax.Array, key: jax.Array) -> Any:
-        real_key, dream_key, free_key = jax.random.split(key, 3)
+    def imagine(
+        params: Any, world: tuple, real: Trajectory, dream_key: jax.Array, free_key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         policy = family.policy(params, config.policy.temperature)
-        real = rollout(policy, dynamics, starts, real_key, setting.num_chunks)
         first = Observation(frame_BHWC=real.frames_BTHWC[:, 0], goal_B=real.goal_B)
         dream = imagined(setting, *world)
         frames, success_B, _ = replay(real.actions_BNKA, dream, first, dream_key)
         free = rollout(policy, dream, first, free_key, setting.num_chunks)
-        return real, frames, success_B, free.success_B
+        return frames, success_B, free.success_B
 
     keys = jax.random.split(setting.key("gates"), -(-len(seeds) // BATCH))
     parts = []
     for start, key in zip(range(0, len(seeds), BATCH), keys, strict=True):
         batch = jnp.asarray(seeds[start : start + BATCH])
-        parts.append(jax.device_get(in_both(params, world, batch, key)))
+        real_key, dream_key, free_key = jax.random.split(key, 3)
+        real = play(params, batch, real_key)
+        dream = imagine(params, world, real, dream_key, free_key)
+        parts.append(jax.device_get((real, *dream)))
     real, frames, judged, free = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     _save_videos(setting, real, frames, judged, when)
     setting.workdir.ledger.append(
@@ -90,6 +94,7 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
         **confusion(judged, real.success_B),
         "free_imagined_rate": float(free.mean()),
         **_psnr_report(real.frames_BTHWC, frames),
+        **setting.provenance(),
     }
 
 

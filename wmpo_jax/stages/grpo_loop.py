@@ -4,6 +4,7 @@ Improvement in imagination, the oracle check and the online baseline are this lo
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,13 +15,14 @@ import optax
 from einops import rearrange
 from flax import struct
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from wmpo_jax.algorithm import grpo
 from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
-from wmpo_jax.runtime import preemption
+from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import replicate, shard_batch
+from wmpo_jax.runtime.mesh import fetch, spread_whole
 from wmpo_jax.runtime.progress import PhaseTimer, progress
 from wmpo_jax.stages import training
 from wmpo_jax.stages.setting import Setting
@@ -48,6 +50,8 @@ class Recipe:
 
     `minibatch` counts episodes, whole groups of them. `require_mixed` False goes on without an
     update where no group has both successes and failures (a smoke run, whose policy cannot act).
+    `micro_chunks` decisions per episode go through the policy at once in the update (0: all); fewer
+    take less memory for the same gradient.
     """
 
     iterations: int
@@ -64,14 +68,20 @@ class Recipe:
     temperature: float
     checkpoint_every: int
     require_mixed: bool
+    micro_chunks: int = 0
 
     @classmethod
     def from_config(cls, setting: Setting, **changes: Any) -> "Recipe":
         """`config.improve` with some values changed."""
-        section = setting.config.improve
+        return cls.of(setting.config, **changes)
+
+    @classmethod
+    def of(cls, config: ConfigDict, **changes: Any) -> "Recipe":
+        """As `from_config`, of the config alone."""
+        section = config.improve
         names = {field.name for field in dataclasses.fields(cls)}
         values = {name: section[name] for name in names & set(section.keys())}
-        recipe = cls(**{"temperature": setting.config.policy.temperature, **values, **changes})
+        recipe = cls(**{"temperature": config.policy.temperature, **values, **changes})
         if recipe.minibatch % recipe.group_size:
             raise UserError(
                 f"improve.minibatch = {recipe.minibatch} splits groups of {recipe.group_size}: "
@@ -98,7 +108,8 @@ class GrpoState(struct.PyTreeNode):
 
 
 def initial_state(params: Any, recipe: Recipe) -> GrpoState:
-    zero = jnp.int32(0)
+    """Before the first iteration, from a copy of `params`, which updates may use up."""
+    params, zero = jax.tree.map(jnp.copy, params), jnp.int32(0)
     return GrpoState(zero, params, recipe.optimizer().init(params), zero, zero)
 
 
@@ -120,7 +131,9 @@ def optimise(
       Preempted: after saving.
     """
     checkpoints = Checkpoints(setting.workdir.checkpoints(name))
-    state = jax.tree.map(jnp.copy, replicate(setting.mesh, initial_state(params, recipe)))
+    state = training.make_sharded(
+        setting.mesh, functools.partial(initial_state, recipe=recipe), params
+    )
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
     update = jax.jit(make_update(family, recipe, setting.mesh), donate_argnums=(0, 1))
@@ -135,7 +148,7 @@ def optimise(
                 kept, state, metrics = _gather(state, sample, starts, recipe, sample_key)
             with timer("update"):
                 if kept is not None:
-                    batch, weight_B = shard_batch(setting.mesh, kept)
+                    batch, weight_B = spread_whole(setting.mesh, kept)
                     new_params, opt_state, losses = update(
                         state.params, state.opt_state, batch, weight_B, update_key
                     )
@@ -158,8 +171,9 @@ def optimise(
 
 
 def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any:
-    """The params in the newest checkpoint of an `optimise` run."""
-    template = replicate(setting.mesh, initial_state(params, recipe))
+    """The params in the newest checkpoint of an `optimise` run; `params` may be their shapes."""
+    shapes = jax.eval_shape(functools.partial(initial_state, recipe=recipe), params)
+    template = sharding.abstract(setting.mesh, shapes)
     return Checkpoints(setting.workdir.checkpoints(name)).restore(template).params
 
 
@@ -177,8 +191,8 @@ def _gather(
     for _ in range(recipe.attempts):
         batch = int(state.batches)
         trajectory = sample(state.params, starts(batch), jax.random.fold_in(key, batch))
-        success.append(np.asarray(trajectory.success_B))
-        mixed.append(np.asarray(grpo.mixed_groups(trajectory.success_B, recipe.group_size)))
+        success.append(fetch(trajectory.success_B))
+        mixed.append(np.asarray(grpo.mixed_groups(jnp.asarray(success[-1]), recipe.group_size)))
         found.append(trajectory)
         state = state.replace(batches=state.batches + 1, episodes=state.episodes + len(success[-1]))
         if sum(m.sum() for m in mixed) >= recipe.groups:
@@ -206,16 +220,35 @@ def _gather(
     return (chosen, jnp.asarray(weight, jnp.float32)), state, metrics
 
 
+class Decisions(struct.PyTreeNode):
+    """What the loss needs of B episodes with N decisions each; float32 but for frames and tokens.
+
+    Attributes:
+      frames_BNHWC: uint8 frames on which the policy decided.
+      goal_B: int32.
+      tokens_BNKA: int32 action classes, with the log-probabilities they had when sampled.
+      weight_BNKA: what a token counts (`grpo.token_weights`).
+    """
+
+    frames_BNHWC: jax.Array
+    goal_B: jax.Array
+    tokens_BNKA: jax.Array
+    log_probs_BNKA: jax.Array
+    advantage_B: jax.Array
+    weight_BNKA: jax.Array
+
+
 def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The policy update as one function: epochs of minibatches of whole groups."""
     optimizer = recipe.optimizer()
 
     def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
         params, opt_state = carry
-        (_, metrics), grads = jax.value_and_grad(_loss, has_aux=True)(params, family, batch, recipe)
+        grads, metrics = _gradient(params, family, _decisions(*batch), recipe)
+        grads = sharding.pin(mesh, grads)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        return (optax.apply_updates(params, updates), opt_state), metrics
+        return sharding.pin(mesh, (optax.apply_updates(params, updates), opt_state)), metrics
 
     def update(
         params: Any, opt_state: Any, trajectory: Trajectory, weight_B: jax.Array, key: jax.Array
@@ -231,7 +264,8 @@ def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any
         def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
             return step(carry, training.spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch)))
 
-        (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), order)
+        with sharding.over(mesh):
+            (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), order)
         return params, opt_state, jax.tree.map(jnp.mean, metrics)
 
     return update
@@ -256,35 +290,85 @@ def _minibatches(recipe: Recipe, key: jax.Array) -> jax.Array:
     )
 
 
-def _loss(
-    params: Any,
-    family: Scorer,
-    batch: tuple[Trajectory, jax.Array, jax.Array],
-    recipe: Recipe,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Clipped policy-gradient loss of whole episodes; `frames` are the N decision frames."""
-    episodes, advantage_B, weight_B = batch
-    count, chunks = episodes.tokens_BNKA.shape[:2]
-    frames = rearrange(episodes.frames_BTHWC, "b n h w c -> (b n) h w c")
-    logits = family.logits_of_frames(params, frames, jnp.repeat(episodes.goal_B, chunks))
-    tokens = rearrange(episodes.tokens_BNKA, "b n k a -> (b n) k a")
-    log_prob, entropy = grpo.token_log_probs(logits, tokens, recipe.temperature)
-    action_dim = episodes.tokens_BNKA.shape[-1]
-    mask_BX = grpo.token_mask(episodes.finish_step_B, log_prob.size // count, action_dim)
+def _decisions(episodes: Trajectory, advantage_B: jax.Array, weight_B: jax.Array) -> Decisions:
+    """Of a minibatch; the frames of `episodes` are the decision frames alone."""
+    tokens_BNKA = episodes.tokens_BNKA
+    count, action_dim = tokens_BNKA.shape[0], tokens_BNKA.shape[-1]
+    mask_BX = grpo.token_mask(episodes.finish_step_B, tokens_BNKA[0].size, action_dim)
     mask_BX &= weight_B[:, None] > 0
-    loss, metrics = grpo.policy_loss(
-        log_prob.reshape(count, -1),
-        episodes.log_probs_BNKA.reshape(count, -1),
-        advantage_B[:, None],
-        mask_BX,
-        recipe.clip_low,
-        recipe.clip_high,
+    return Decisions(
+        frames_BNHWC=episodes.frames_BTHWC,
+        goal_B=episodes.goal_B,
+        tokens_BNKA=tokens_BNKA,
+        log_probs_BNKA=episodes.log_probs_BNKA,
+        advantage_B=advantage_B,
+        weight_BNKA=grpo.token_weights(mask_BX, weight_B).reshape(count, *tokens_BNKA.shape[1:]),
     )
-    # The filling counts in the mean of the loss with zeros: give the true mean back.
-    loss = loss * (count / jnp.maximum(weight_B.sum(), 1.0))
+
+
+def _gradient(
+    params: Any, family: Scorer, batch: Decisions, recipe: Recipe
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradient of the loss and its metrics, `recipe.micro_chunks` decisions per episode at once."""
+    differentiate = jax.value_and_grad(_loss, has_aux=True)
+    chunks = batch.tokens_BNKA.shape[1]
+    size = recipe.micro_chunks or chunks
+    if chunks % size:
+        raise UserError(
+            f"improve.micro_chunks = {size} does not divide the {chunks} chunks of an episode."
+        )
+    if size == chunks:
+        (_, metrics), grads = differentiate(params, family, batch, recipe)
+        return grads, metrics
+
+    def slices(leaf_BN: jax.Array) -> jax.Array:
+        split = leaf_BN.reshape(leaf_BN.shape[0], chunks // size, size, *leaf_BN.shape[2:])
+        return split.swapaxes(0, 1)
+
+    parts = {
+        name: slices(getattr(batch, name))
+        for name in ("frames_BNHWC", "tokens_BNKA", "log_probs_BNKA", "weight_BNKA")
+    }
+
+    def one(part: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+        (_, metrics), grads = differentiate(params, family, batch.replace(**part), recipe)
+        return grads, metrics
+
+    def add(total: Any, part: dict[str, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(part)), None
+
+    shapes = jax.eval_shape(one, {name: leaf[0] for name, leaf in parts.items()})
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _loss(
+    params: Any, family: Scorer, batch: Decisions, recipe: Recipe
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Clipped policy-gradient loss: the mean over episodes of the mean over their tokens.
+
+    All metrics are such means too, as sums of weighted tokens.
+    """
+    chunks = batch.tokens_BNKA.shape[1]
+    frames = rearrange(batch.frames_BNHWC, "b n h w c -> (b n) h w c")
+    logits = family.logits_of_frames(params, frames, jnp.repeat(batch.goal_B, chunks))
+    tokens = rearrange(batch.tokens_BNKA, "b n k a -> (b n) k a")
+    log_prob, entropy = (
+        values.reshape(batch.tokens_BNKA.shape)
+        for values in grpo.token_log_probs(logits, tokens, recipe.temperature)
+    )
+    advantage = batch.advantage_B[:, None, None, None]
+    losses, clipped = grpo.clipped_objective(
+        log_prob, batch.log_probs_BNKA, advantage, recipe.clip_low, recipe.clip_high
+    )
+
+    def mean(values_BNKA: jax.Array) -> jax.Array:
+        return (batch.weight_BNKA * values_BNKA).sum()
+
+    loss = mean(losses)
     return loss, {
         "loss": loss,
-        "clip_fraction": metrics.clip_fraction,
-        "kl": metrics.kl,
-        "entropy": grpo.masked_mean(entropy.reshape(count, -1), mask_BX),
+        "clip_fraction": mean(clipped.astype(jnp.float32)),
+        "kl": mean(batch.log_probs_BNKA - log_prob),
+        "entropy": mean(entropy),
     }

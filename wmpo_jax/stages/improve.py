@@ -5,22 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
-from wmpo_jax.envs.dynamics import MjxDynamics
-from wmpo_jax.runtime.mesh import shard_batch
+from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
-from wmpo_jax.stages import grpo_loop
+from wmpo_jax.stages import grpo_loop, training
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
 from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.grpo_loop import Recipe, Starts
 from wmpo_jax.stages.phases import phase_seconds
+from wmpo_jax.stages.real import first_frames
 from wmpo_jax.stages.reward import load_judge
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 from wmpo_jax.stages.world_model import load_world_model
@@ -32,12 +32,14 @@ def run(setting: Setting) -> None:
     recipe = Recipe.from_config(setting)
     family = policy_family(setting.config, setting.env)
     base = load_base_policy(setting, family)
-    world = load_world(setting)
+    # Whole on every device: split, it would be gathered in each denoising step of each chunk.
+    world = replicate(setting.mesh, load_world(setting))
 
     @jax.jit
     def imagine(params: Any, world: tuple, starts: Observation, key: jax.Array) -> Trajectory:
         policy = family.policy(params, recipe.temperature)
-        return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
+        with sharding.over(setting.mesh):
+            return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
 
     starts = _first_frames(setting, recipe)
     state = grpo_loop.optimise(
@@ -56,7 +58,7 @@ def run(setting: Setting) -> None:
         episodes=0,
         control_steps=0,
         first_frames=resets,
-        seeds=span(seed_range("imagination", setting.config.seed, 0, resets)),
+        seeds=span(setting.starts("imagination", 0, resets)),
     )
     setting.workdir.mark_done(
         "improve",
@@ -86,8 +88,8 @@ def _per_phase(
 
 def load_policy(setting: Setting, family: PolicyFamily) -> Any:
     """The params of the policy after its last iteration in imagination."""
-    template = family.initial_params
-    return grpo_loop.load_params(setting, "improve", template, Recipe.from_config(setting))
+    _, params = training.abstract(setting.mesh, family.build)
+    return grpo_loop.load_params(setting, "improve", params, Recipe.from_config(setting))
 
 
 def load_world(setting: Setting) -> tuple[VideoWorldModel, VideoJudge, jax.Array]:
@@ -105,12 +107,11 @@ def imagined(
 
 def _first_frames(setting: Setting, recipe: Recipe) -> Starts:
     """Batch number -> the first frames of fresh starts, each for one whole group."""
-    dynamics = MjxDynamics(setting.env)
-    look = jax.jit(lambda seeds: dynamics.reset(seeds, jax.random.key(0))[1])
+    look = first_frames(setting)
 
     def starts(batch: int) -> Observation:
-        seeds = seed_range("imagination", setting.config.seed, batch * recipe.groups, recipe.groups)
-        observation = look(jnp.asarray(np.repeat(seeds, recipe.group_size)))
-        return shard_batch(setting.mesh, observation)
+        seen = look(setting.starts("imagination", batch * recipe.groups, recipe.groups))
+        observation = jax.tree.map(lambda leaf: jnp.repeat(leaf, recipe.group_size, axis=0), seen)
+        return spread_whole(setting.mesh, observation)
 
     return starts

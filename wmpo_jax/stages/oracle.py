@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.algorithm.rollout import rollout
-from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.stages import grpo_loop
-from wmpo_jax.stages.agents import RealDynamics, policy_family
+from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
 from wmpo_jax.stages.grpo_loop import Recipe
-from wmpo_jax.stages.seeds import seed_range, span
+from wmpo_jax.stages.real import make_player
+from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
@@ -30,17 +29,12 @@ def run(setting: Setting) -> None:
     recipe = Recipe.from_config(setting, iterations=section.iterations, groups=section.groups)
     family = policy_family(setting.config, setting.env)
     base = load_base_policy(setting, family)
-    dynamics = RealDynamics(setting.env, setting.statistics)
-
-    @jax.jit
-    def sample(params: Any, starts: jax.Array, key: jax.Array) -> Trajectory:
-        policy = family.policy(params, recipe.temperature)
-        return rollout(policy, dynamics, starts, key, setting.num_chunks)
 
     def starts(batch: int) -> jax.Array:
-        seeds = seed_range("oracle", setting.config.seed, batch * recipe.groups, recipe.groups)
+        seeds = setting.starts("oracle", batch * recipe.groups, recipe.groups)
         return jnp.asarray(np.repeat(seeds, recipe.group_size))
 
+    sample = make_player(setting, family)
     state = grpo_loop.optimise("oracle", base, family, sample, starts, recipe, setting)
     evaluator = RealEvaluator(setting, family)
     rates: dict[str, Any] = {}
@@ -50,7 +44,7 @@ def run(setting: Setting) -> None:
     gain = rates["oracle"][primary]["rate"] - rates["base"][primary]["rate"]
     verdict = "passed" if gain >= section.min_gain else "FAILED"
     print(f"oracle check: gain {gain:+.3f} (bound {section.min_gain:.2f}) {verdict}", flush=True)
-    seeds = seed_range("oracle", setting.config.seed, 0, int(state.batches) * recipe.groups)
+    seeds = setting.starts("oracle", 0, int(state.batches) * recipe.groups)
     setting.workdir.ledger.append(
         "oracle",
         "oracle check (never used for the improved policy)",

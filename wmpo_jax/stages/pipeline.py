@@ -10,6 +10,7 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
+    checkpoint,
     collect,
     demos,
     evaluate,
@@ -39,23 +40,43 @@ CYCLE: dict[str, Stage] = {
     "evaluate": evaluate.run,
 }
 # Run only when named: they need the true environment beyond the budget, or answer other questions.
-OTHERS: dict[str, Stage] = {"oracle": oracle.run, "online": online.run}
+OTHERS: dict[str, Stage] = {
+    "oracle": oracle.run,
+    "online": online.run,
+    "checkpoint": checkpoint.run,
+}
 STAGES = CYCLE | OTHERS
 REPORT = "report"
+# What can be trained from `config.data.source`; the others want episodes of this run's own.
+ON_DISK = ("demos", "sft", "autoencoder", "world_model")
 
 
 def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[str] = ()) -> None:
     """Runs the stages `names` (all of the cycle by default), then writes the report.
 
+    With `config.data.source` the default is ON_DISK.
+
     Raises:
       UserError: an unknown stage, or whatever a stage finds wrong.
       Preempted: a stage was asked to stop and has saved.
     """
-    names = list(names) or [*CYCLE, REPORT]
+    if "networks" in config:
+        raise UserError(
+            "The released sizes of this config can be planned (python -m wmpo_jax.plan) but not "
+            "trained yet: choose a variant such as configs/libero.py:tiny."
+        )
+    on_disk = bool(config.get("data") and config.data.source)
+    names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*CYCLE, REPORT])
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
         raise UserError(
             f"There is no stage {unknown[0]}; choose from {', '.join([*STAGES, REPORT])}."
+        )
+    others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
+    if others:
+        raise UserError(
+            f"Stage {others[0]} cannot use config.data.source: choose from "
+            f"{', '.join(ON_DISK)}, collect, or leave the source empty."
         )
     setting = Setting(config, workdir, mesh)
     for name in names:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from wmpo_jax.algorithm.imagination import film
 from wmpo_jax.algorithm.trajectory import first_success
+from wmpo_jax.models.videomae import VideoMAE
 from wmpo_jax.report.intervals import reliability
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.stages import training
@@ -38,17 +39,17 @@ def run(setting: Setting) -> None:
     dreamer = load_world_model(setting, load_video(setting))
     sets = {name: _labelled(setting, dreamer, name, stage) for name, stage in LABELLED.items()}
     train, held_out = _split(sets, section.validation_fraction)
-    network = reward_network(setting.config, setting.env)
-    graphdef, params = nnx.split(network)
+    graphdef, params = training.create(setting.mesh, lambda: _network(setting))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
         optimizer,
         setting.key("reward"),
     )
     state = training.fit(
         "reward",
-        training.initial_state(params, optimizer),
+        training.initial_state(setting.mesh, params, optimizer),
         step_fn,
         _joined(train),
         section.steps,
@@ -69,11 +70,15 @@ def run(setting: Setting) -> None:
 
 def load_judge(setting: Setting) -> tuple[VideoJudge, float]:
     """The trained classifier and its threshold."""
-    graphdef, params = nnx.split(reward_network(setting.config, setting.env))
-    template = training.initial_state(params, _optimizer(setting))
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
+    template = training.state_template(setting.mesh, params, _optimizer(setting))
     params = training.load_params(setting, "reward", template)
     threshold = setting.workdir.result("reward")["threshold"]
     return VideoJudge(params, graphdef, setting.config.reward.window), threshold
+
+
+def _network(setting: Setting) -> VideoMAE:
+    return reward_network(setting.config, setting.env)
 
 
 def _optimizer(setting: Setting) -> Any:

@@ -44,5 +44,5 @@ def key_for(name: str, run_seed: int) -> jax.Array:
 
 
 def span(seeds: np.ndarray) -> list[int]:
-    """[first, last] for the ledger."""
-    return [int(seeds[0]), int(seeds[-1])]
+    """[lowest, highest] for the ledger."""
+    return [int(seeds.min()), int(seeds.max())]

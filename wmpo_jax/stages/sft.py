@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.vla import action_tokens
 from wmpo_jax.stages import training
 from wmpo_jax.stages.agents import PolicyFamily, policy_family
@@ -20,14 +21,16 @@ def run(setting: Setting) -> None:
     section = setting.config.sft
     family = policy_family(setting.config, setting.env)
     optimizer = _optimizer(setting)
+    _, params = training.create(setting.mesh, family.build)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, _: _loss(family, setting, params, data, key),
         optimizer,
         setting.key("sft"),
     )
     training.fit(
         "sft",
-        training.initial_state(family.initial_params, optimizer),
+        training.initial_state(setting.mesh, params, optimizer),
         step_fn,
         _training_data(setting),
         section.steps,
@@ -40,7 +43,8 @@ def run(setting: Setting) -> None:
 
 def load_base_policy(setting: Setting, family: PolicyFamily) -> Any:
     """The params of the imitated policy."""
-    template = training.initial_state(family.initial_params, _optimizer(setting))
+    _, params = training.abstract(setting.mesh, family.build)
+    template = training.state_template(setting.mesh, params, _optimizer(setting))
     return training.load_params(setting, "sft", template)
 
 
@@ -49,9 +53,13 @@ def _optimizer(setting: Setting) -> Any:
     return training.adamw(section.learning_rate, section.steps, section.weight_decay)
 
 
-def _training_data(setting: Setting) -> dict[str, jax.Array]:
+def _training_data(setting: Setting) -> dict[str, jax.Array] | training.Stream:
     """Frames and the clean chunks that follow them, for every step that has a whole chunk."""
     env = setting.env
+    if setting.mixture is not None:
+        spec = WindowSpec(history=1, chunk=env.chunk, future=False)
+        batch_size = setting.config.sft.batch_size
+        return training.Stream(setting.loader("sft data", spec, batch_size, clip=True))
     demos = setting.episodes("demos", "demos")
     labels_ETA = setting.statistics.normalise(demos["labels_BTA"])
     count = env.horizon - env.chunk + 1
@@ -69,11 +77,21 @@ def _loss(
 ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     """Cross-entropy with ordinal soft labels, mean over the chunk's tokens."""
     section = setting.config.sft
-    index_B = jax.random.randint(key, (section.batch_size,), 0, data["goal_X"].shape[0])
-    batch = {name: values[index_B] for name, values in data.items()}
-    batch = training.spread(setting.mesh, batch)
+    batch = training.spread(setting.mesh, _batch(section.batch_size, data, key))
     logits = family.logits_of_frames(params, batch["frame_XHWC"], batch["goal_X"])
     targets = action_tokens.soft_targets(batch["chunk_XKA"], section.soft_label_sigma, family.bins)
     loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
     actions = action_tokens.decode(jnp.argmax(logits, axis=-1), family.bins)
     return loss, {"action_error": jnp.abs(actions - batch["chunk_XKA"]).mean()}
+
+
+def _batch(batch_size: int, data: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    """Drawn from the arrays of `_training_data`; what a stream brings is a batch already."""
+    if "frames_BTHWC" in data:
+        return {
+            "frame_XHWC": data["frames_BTHWC"][:, -1],
+            "chunk_XKA": data["actions_BKA"],
+            "goal_X": data["goal_B"],
+        }
+    index_B = jax.random.randint(key, (batch_size,), 0, data["goal_X"].shape[0])
+    return {name: values[index_B] for name, values in data.items()}

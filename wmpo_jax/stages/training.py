@@ -1,20 +1,24 @@
 """The one supervised training loop: resume, step, show, save, stop on request."""
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from flax import struct
+from flax import nnx, struct
 from jax.sharding import Mesh
 
-from wmpo_jax.runtime import preemption
+from wmpo_jax.data.loading import WindowLoader
+from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import batch_sharding, replicate
+from wmpo_jax.runtime.mesh import batch_sharding, replicate, shard_batch
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.stages.setting import Setting
 
@@ -35,6 +39,18 @@ class TrainState(struct.PyTreeNode):
     params: Any
     opt_state: Any
     average: Any
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Data that do not fit into memory: every step is given the next batch of a loader.
+
+    Attributes:
+      constants: what every step is given beside its batch, such as a frozen network.
+    """
+
+    loader: WindowLoader
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
@@ -83,39 +99,110 @@ def _warmup_cosine(learning_rate: float, steps: int) -> optax.Schedule:
     )
 
 
-def initial_state(params: Any, optimizer: Any, averaged: bool = False) -> TrainState:
+def create(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+    """A network with fresh parameters, each made in its shards: (graphdef, params)."""
+    graphdef, params = abstract(mesh, build)
+    places = jax.tree.map(lambda leaf: leaf.sharding, params)
+    # It runs once: on a CPU optimising it would take five times as long as not.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    make = jax.jit(
+        lambda: nnx.state(build()),
+        out_shardings=places,
+        compiler_options=quick if _on_cpu(mesh) else None,
+    )
+    return graphdef, make()
+
+
+def abstract(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+    """As `create`, but shapes and shardings alone: a template to restore into."""
+    graphdef, params = nnx.split(nnx.eval_shape(build))
+    return graphdef, sharding.abstract(mesh, params)
+
+
+def initial_state(mesh: Mesh, params: Any, optimizer: Any, averaged: bool = False) -> TrainState:
+    """Step 0 from a copy of `params` (steps donate their state), all of it made in its shards."""
+    make = functools.partial(_initial_state, optimizer=optimizer, averaged=averaged)
+    return make_sharded(mesh, make, params)
+
+
+def state_template(mesh: Mesh, params: Any, optimizer: Any, averaged: bool = False) -> TrainState:
+    """Shapes and shardings of `initial_state`; `params` may be shapes too."""
+    make = functools.partial(_initial_state, optimizer=optimizer, averaged=averaged)
+    return sharding.abstract(mesh, jax.eval_shape(make, params))
+
+
+def make_sharded(mesh: Mesh, make: Callable[..., Any], *inputs: Any) -> Any:
+    """`make(*inputs)` with every leaf of the result made where the sharding table wants it."""
+    places = sharding.shardings(mesh, jax.eval_shape(make, *inputs))
+    return jax.jit(make, out_shardings=places)(*inputs)
+
+
+def _initial_state(params: Any, optimizer: Any, averaged: bool) -> TrainState:
     average = jax.tree.map(jnp.copy, params) if averaged else None
-    return TrainState(jnp.int32(0), params, optimizer.init(params), average)
+    return TrainState(jnp.int32(0), jax.tree.map(jnp.copy, params), optimizer.init(params), average)
 
 
 def make_step(
+    mesh: Mesh,
     loss_fn: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]],
     optimizer: Any,
     key: jax.Array,
     ema_decay: float = 0.0,
+    accumulate: int = 1,
 ) -> StepFunction:
     """A jitted `step(state, data)` for `loss_fn(params, data, key, step) -> (loss, metrics)`.
 
-    The key of a step is `fold_in(key, step)`: batches and noise depend on nothing else.
+    The key of a step is `fold_in(key, step)`: batches and noise depend on nothing else. With
+    `accumulate` = M the gradient is the mean over M batches, drawn one after the other.
     """
 
     def step(state: TrainState, data: Any) -> tuple[TrainState, Mapping[str, jax.Array]]:
         step_key = jax.random.fold_in(key, state.step)
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, data, step_key, state.step
-        )
+        with sharding.over(mesh):
+            metrics, grads = _mean_gradient(
+                loss_fn, accumulate, state.params, data, step_key, state.step
+            )
+        grads = sharding.pin(mesh, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None:
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             average = optax.incremental_update(params, average, 1.0 - decay)
-        metrics = {**metrics, "loss": loss}
-        return TrainState(state.step + 1, params, opt_state, average), metrics
+        new = TrainState(state.step + 1, params, opt_state, average)
+        return sharding.pin(mesh, new), metrics
 
     # XLA:CPU's default for fused loops, which runtime.environment turns off for MJX's sake.
-    options = {"xla_cpu_use_fusion_emitters": True} if jax.default_backend() == "cpu" else None
+    options = {"xla_cpu_use_fusion_emitters": True} if _on_cpu(mesh) else None
     return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
+def _on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def _mean_gradient(
+    loss_fn: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]],
+    accumulate: int,
+    params: Any,
+    data: Any,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Mapping[str, jax.Array], Any]:
+    """(metrics with the loss among them, gradients), means over `accumulate` batches."""
+
+    def one(key: jax.Array) -> tuple[Mapping[str, jax.Array], Any]:
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, data, key, step)
+        return {**metrics, "loss": loss}, grads
+
+    if accumulate == 1:
+        return one(key)
+
+    def add(total: Any, key: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(lambda t, x: t + x / accumulate, total, one(key)), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, key))
+    return jax.lax.scan(add, zeros, jax.random.split(key, accumulate))[0]
 
 
 def spread(mesh: Mesh, batch: Any) -> Any:
@@ -134,20 +221,23 @@ def fit(
 ) -> TrainState:
     """Trains until `steps`, from the newest checkpoint of `name` if there is one.
 
+    Args:
+      state: of `initial_state`; it is used up, as steps donate it.
+      data: arrays that `step_fn` draws its batches from, small enough for a copy on every device;
+        or a `Stream` of batches.
+
     Raises:
       Preempted: after saving, when SIGTERM or Ctrl-C asked for it.
       UserError: the loss is not finite.
     """
     checkpoints = Checkpoints(setting.workdir.checkpoints(name))
-    # Copies, since steps donate their state and the caller may still hold its parts.
-    state = jax.tree.map(jnp.copy, replicate(setting.mesh, state))
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
-    data = replicate(setting.mesh, data)
     start = int(state.step)
+    batches = _batches(setting.mesh, data, start)
     with setting.metrics(name, start) as writer, progress(steps, start, name) as bar:
         for step in range(start + 1, steps + 1):
-            state, metrics = step_fn(state, data)
+            state, metrics = step_fn(state, next(batches))
             if step % LOG_EVERY == 0 or step == steps:
                 _check_finite(name, step, float(metrics["loss"]))
                 writer.write(step, metrics)
@@ -161,9 +251,18 @@ def fit(
     return state
 
 
+def _batches(mesh: Mesh, data: Any, start: int) -> Iterator[Any]:
+    """What each step from `start` on is given; the same arrays again and again, or a stream."""
+    if not isinstance(data, Stream):
+        yield from itertools.repeat(replicate(mesh, data))
+        return
+    constants = replicate(mesh, dict(data.constants))
+    for batch in data.loader.iterate(start):
+        yield {**shard_batch(mesh, batch), **constants}
+
+
 def load_params(setting: Setting, name: str, template: TrainState) -> Any:
     """The params (or their average, if one was kept) in the newest checkpoint of `name`."""
-    template = replicate(setting.mesh, template)
     state = Checkpoints(setting.workdir.checkpoints(name)).restore(template)
     return state.params if state.average is None else state.average
 

@@ -16,6 +16,7 @@ from einops import rearrange
 from flax import nnx
 
 from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.stdit import STDiT
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.stages import training
@@ -26,7 +27,7 @@ from wmpo_jax.stages.agents import (
     predict_chunk,
     world_model_network,
 )
-from wmpo_jax.stages.autoencoder import SOURCES
+from wmpo_jax.stages.autoencoder import SOURCES, load_video
 from wmpo_jax.stages.setting import Setting
 
 Corpus = dict[str, dict[str, jax.Array]]  # source -> latents_ETHWC, actions_ETA
@@ -36,9 +37,10 @@ def run(setting: Setting) -> None:
     """Writes checkpoints/world_model; both phases are one training run with two mixtures."""
     started = time.monotonic()
     section = setting.config.world_model
-    graphdef, params = nnx.split(world_model_network(setting.config, setting.env))
+    graphdef, params = training.create(setting.mesh, lambda: _network(setting))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
+        setting.mesh,
         lambda params, data, key, step: _loss(graphdef, setting, params, data, key, step),
         optimizer,
         setting.key("world_model"),
@@ -47,9 +49,9 @@ def run(setting: Setting) -> None:
     steps = section.pretrain_steps + section.align_steps
     training.fit(
         "world_model",
-        training.initial_state(params, optimizer, averaged=True),
+        training.initial_state(setting.mesh, params, optimizer, averaged=True),
         step_fn,
-        _corpus(setting),
+        _corpus(setting) if setting.mixture is None else _stream(setting),
         steps,
         section.checkpoint_every,
         setting,
@@ -65,8 +67,8 @@ def run(setting: Setting) -> None:
 def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
     """The averaged weights in their role."""
     section = setting.config.world_model
-    graphdef, params = nnx.split(world_model_network(setting.config, setting.env))
-    template = training.initial_state(params, _optimizer(setting), averaged=True)
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
+    template = training.state_template(setting.mesh, params, _optimizer(setting), averaged=True)
     return VideoWorldModel(
         graphdef=graphdef,
         params=training.load_params(setting, "world_model", template),
@@ -75,6 +77,10 @@ def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
         steps=section.sampling_steps,
         image_size=setting.env.image_size,
     )
+
+
+def _network(setting: Setting) -> STDiT:
+    return world_model_network(setting.config, setting.env)
 
 
 def _optimizer(setting: Setting) -> Any:
@@ -96,6 +102,14 @@ def _corpus(setting: Setting) -> Corpus:
     return corpus
 
 
+def _stream(setting: Setting) -> training.Stream:
+    """Windows of frames and actions from disk, and the frozen autoencoder that encodes them."""
+    section, chunk = setting.config.world_model, setting.env.chunk
+    spec = WindowSpec(section.history + chunk, chunk, future=True, past_actions=chunk)
+    loader = setting.loader("world model data", spec, section.batch_size, clip=False)
+    return training.Stream(loader, {"video": load_video(setting)})
+
+
 def normalised_actions(setting: Setting, episodes: Mapping[str, Any]) -> jax.Array:
     """Executed actions as the world model is told them, float32 [E, T - 1, A].
 
@@ -112,18 +126,27 @@ def _loss(
     graphdef: Any,
     setting: Setting,
     params: Any,
-    corpus: Corpus,
+    corpus: Any,
     key: jax.Array,
     step: jax.Array,
 ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     """Rectified-flow loss on windows of history + chunk; some histories are self-predicted."""
     chunk = setting.env.chunk
     window_key, imagine_key, flow_key = jax.random.split(key, 3)
-    latents, actions = _windows(setting, corpus, window_key, step)
+    if "video" in corpus:  # a batch from disk
+        latents = corpus["video"].encode(corpus["frames_BTHWC"], window_key)
+        actions = corpus["actions_BKA"]
+    else:
+        latents, actions = _windows(setting, corpus, window_key, step)
     latents, actions = training.spread(setting.mesh, (latents, actions))
     network = nnx.merge(graphdef, params)
     history, target = latents[:, chunk:-chunk], latents[:, -chunk:]
-    history = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
+    forced = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
+    if "start_B" in corpus:
+        # From disk come windows near an episode's beginning too, with no chunk before them.
+        early_B = corpus["start_B"] < chunk
+        forced = jnp.where(early_B.reshape(-1, *[1] * (forced.ndim - 1)), history, forced)
+    history = forced
     loss = _flow_loss(network, setting, history, target, actions[:, chunk:], flow_key)
     return loss, {}
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from wmpo_jax.models.autoencoder_kl.model import AutoencoderKL
+from wmpo_jax.models.micro_batches import map_rows
 
 
 def to_model_range(pixels: jax.Array) -> jax.Array:
@@ -54,12 +55,5 @@ def _map_frames(
     """Applies `function` to (micro_batch, H, W, C) pieces and restores the leading axes."""
     lead = frames_BTHWC.shape[:-3]
     flat_BHWC = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[-3:])
-    count = flat_BHWC.shape[0]
-    if count <= micro_batch:
-        out = function(flat_BHWC)
-    else:
-        pieces = -(-count // micro_batch)
-        padded = jnp.pad(flat_BHWC, ((0, pieces * micro_batch - count), (0, 0), (0, 0), (0, 0)))
-        out = jax.lax.map(function, padded.reshape(pieces, micro_batch, *flat_BHWC.shape[1:]))
-        out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
+    out = map_rows(function, flat_BHWC, micro_batch)
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), out)

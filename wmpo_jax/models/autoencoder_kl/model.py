@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wmpo_jax.models.autoencoder_kl import layers
+from wmpo_jax.runtime.sharding import spread_batch
 
 IMAGE_CHANNELS = 3
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -89,9 +90,9 @@ class Encoder(nnx.Module):
         )
 
     def __call__(self, images_BHWC: jax.Array) -> jax.Array:
-        x_BHWC = self.conv_in(images_BHWC)
+        x_BHWC = spread_batch(self.conv_in(images_BHWC))
         for block in self.down_blocks:
-            x_BHWC = block(x_BHWC)
+            x_BHWC = spread_batch(block(x_BHWC))
         return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x_BHWC))))
 
 
@@ -154,9 +155,9 @@ class Decoder(nnx.Module):
         )
 
     def __call__(self, latents_BHWC: jax.Array) -> jax.Array:
-        x_BHWC = self.mid_block(self.conv_in(latents_BHWC))
+        x_BHWC = spread_batch(self.mid_block(self.conv_in(latents_BHWC)))
         for block in self.up_blocks:
-            x_BHWC = block(x_BHWC)
+            x_BHWC = spread_batch(block(x_BHWC))
         return self.conv_out(nnx.silu(self.conv_norm_out(x_BHWC)))
 
 

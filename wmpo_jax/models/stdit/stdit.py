@@ -22,6 +22,7 @@ from wmpo_jax.models.stdit.blocks import (
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
 from wmpo_jax.models.stdit.dense import Dense
+from wmpo_jax.runtime.sharding import spread_batch
 
 HISTORY_TIMESTEP = 15.0
 ACTION_MLP_RATIO = 4  # hidden features of the action embedder, whatever the blocks' mlp_ratio
@@ -191,10 +192,12 @@ class STDiT(nnx.Module):
 
         def pair(x_BTSD, layer):
             params, past = layer
-            return nnx.merge(graphdef, params)(x_BTSD, spatial_BT6D, temporal_BT6D, past)
+            blocks = nnx.merge(graphdef, params)
+            x_BTSD, new = blocks(x_BTSD, spatial_BT6D, temporal_BT6D, past)
+            return spread_batch(x_BTSD), new
 
         if self.config.scan_layers:
-            return jax.lax.scan(jax.checkpoint(pair), x_BTSD, (stacked, past))
+            return jax.lax.scan(jax.checkpoint(pair), spread_batch(x_BTSD), (stacked, past))
         return jax.lax.scan(pair, x_BTSD, (stacked, past), unroll=True)
 
     def _unpatch(self, x_BTSD: jax.Array, latent_shape: tuple[int, ...]) -> jax.Array:

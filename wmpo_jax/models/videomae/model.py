@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from wmpo_jax.models.layers import run_layers
 from wmpo_jax.models.videomae.preprocess import preprocess
+from wmpo_jax.runtime.sharding import spread_batch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -175,8 +177,7 @@ class VideoMAE(nnx.Module):
     def classify(self, tubelets_BTPD: jax.Array) -> jax.Array:
         """The num_tubelets token layers of each window -> float32 logits_BX."""
         tokens_BSD = self.add_positions(tubelets_BTPD)
-        for layer in self.layers:
-            tokens_BSD = layer(tokens_BSD)
+        tokens_BSD = run_layers(self.layers, spread_batch(tokens_BSD))
         return self.classifier(self.fc_norm(tokens_BSD.mean(1))).astype(jnp.float32)
 
     def add_positions(self, tubelets_BTPD: jax.Array) -> jax.Array:

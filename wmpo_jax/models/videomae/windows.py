@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from wmpo_jax.models.micro_batches import map_rows
 from wmpo_jax.models.videomae.model import VideoMAE
 
 
@@ -31,11 +32,7 @@ def score_windows(
         for place in range(0, config.num_frames, config.tubelet_size)
     ]
     windows_BTPD = jnp.stack(layers, axis=2).reshape(batch * windows, *_window_shape(model))
-    logits_BX = jax.lax.map(
-        lambda window_TPD: model.classify(window_TPD[None])[0],
-        windows_BTPD,
-        batch_size=min(micro_batch, batch * windows),
-    )
+    logits_BX = map_rows(model.classify, windows_BTPD, micro_batch)
     return logits_BX.reshape(batch, windows, -1)
 
 

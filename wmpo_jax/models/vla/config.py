@@ -18,6 +18,7 @@ class ViTConfig:
       depth: blocks of the original tower. Its last block is never computed (see `vision`).
       class_token, registers: learned tokens in front of the patches; they are dropped at the end.
       layer_scale: a learned gain per channel on each residual branch.
+      scan_layers: stack the blocks and scan them (see `models.layers`).
     """
 
     image_size: int
@@ -30,6 +31,7 @@ class ViTConfig:
     registers: int = 0
     layer_scale: bool = False
     dtype: Any = jnp.float32
+    scan_layers: bool = False
 
     @property
     def n_patches(self) -> int:
@@ -56,6 +58,7 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     dtype: Any = jnp.float32
+    scan_layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ class VLAConfig:
     @property
     def image_size(self) -> int:
         return self.dino.image_size
+
+    def scanned(self) -> "VLAConfig":
+        """The same network with its layers stacked and scanned, as deep ones are trained."""
+        parts = {"dino": self.dino, "siglip": self.siglip, "llama": self.llama}
+        return replace(self, **{n: replace(part, scan_layers=True) for n, part in parts.items()})
 
     @property
     def action_token_begin(self) -> int:

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import LlamaConfig
+from wmpo_jax.runtime.sharding import spread_batch
 
 # Picks the tokens (axis 1) whose outputs are wanted.
 Read = Callable[[jax.Array], jax.Array]
@@ -80,7 +82,9 @@ class Llama(nnx.Module):
         shape = (config.vocab_size, config.width)
         # Embeddings of unit size: they sit beside projected patches, which are about that large.
         self.embed_tokens = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape))
-        self.blocks = nnx.List([LlamaBlock(config, rngs=rngs) for _ in range(config.depth)])
+        self.blocks = make_layers(
+            lambda rngs: LlamaBlock(config, rngs=rngs), config.depth, config.scan_layers, rngs
+        )
         self.norm = RMSNorm(config)
         # A small head: an untrained policy is close to uniform.
         self.lm_head = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape))
@@ -103,12 +107,14 @@ class Llama(nnx.Module):
           positions_BS: int rotary positions; a leading axis of 1 serves the whole batch.
           key_mask_BS: bool, False where a token is padding; None when there is none.
           read: picks along axis 1 the tokens that are wanted. The last block computes no other
-            query, which changes nothing in the result.
+            query (scanned layers do, being all alike), which changes nothing in the result.
         """
         angles_BSR = rotary_angles(positions_BS, self.config)
-        for block in self.blocks[:-1]:
-            x_BSD = block(x_BSD, angles_BSR, key_mask_BS)
-        return self.norm(self.blocks[-1](x_BSD, angles_BSR, key_mask_BS, read))
+        if self.config.scan_layers:
+            x_BSD = run_layers(self.blocks, spread_batch(x_BSD), angles_BSR, key_mask_BS)
+            return self.norm(read(x_BSD))
+        x_BSD = run_layers(self.blocks[:-1], spread_batch(x_BSD), angles_BSR, key_mask_BS)
+        return self.norm(spread_batch(self.blocks[-1](x_BSD, angles_BSR, key_mask_BS, read)))
 
 
 def rotary_angles(positions_BS: jax.Array, config: LlamaConfig) -> jax.Array:

@@ -24,10 +24,10 @@ class LoRALinear(nnx.Module):
     """A linear layer with an adapter beside it; the layer's own parameters stay `nnx.Param`."""
 
     def __init__(self, linear: nnx.Linear, rank: int, alpha: float, *, rngs: nnx.Rngs):
-        inner, outer = linear.in_features, linear.out_features
+        *layers, inner, outer = linear.kernel.shape  # scanned layers are stacked
         # PEFT's "gaussian" initialisation has a standard deviation of 1 / rank.
-        self.a = nnx.LoRAParam(jax.random.normal(rngs.params(), (inner, rank)) / rank)
-        self.b = nnx.LoRAParam(jnp.zeros((rank, outer)))
+        self.a = nnx.LoRAParam(jax.random.normal(rngs.params(), (*layers, inner, rank)) / rank)
+        self.b = nnx.LoRAParam(jnp.zeros((*layers, rank, outer)))
         self.linear = linear
         self.scale = alpha / rank
 

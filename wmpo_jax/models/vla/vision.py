@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import ViTConfig
+from wmpo_jax.runtime.sharding import spread_batch
 
 LAYER_NORM_EPS = 1e-6
 
@@ -89,8 +91,11 @@ class ViT(nnx.Module):
             if config.registers
             else None
         )
-        self.blocks = nnx.List(
-            [ViTBlock(config, rngs=rngs) for _ in range(config.n_computed_blocks)]
+        self.blocks = make_layers(
+            lambda rngs: ViTBlock(config, rngs=rngs),
+            config.n_computed_blocks,
+            config.scan_layers,
+            rngs,
         )
         self.config = config
 
@@ -100,8 +105,7 @@ class ViT(nnx.Module):
         # The prefix joins after the positions: class and register tokens have none.
         prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
         x_BPD = jnp.concatenate([*(_repeat(t[...], x_BPD) for t in prefix), x_BPD], axis=1)
-        for block in self.blocks:
-            x_BPD = block(x_BPD)
+        x_BPD = run_layers(self.blocks, spread_batch(x_BPD))
         return x_BPD[:, self.config.n_prefix :]
 
 

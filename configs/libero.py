@@ -1,0 +1,267 @@
+"""LIBERO: the real benchmark, its scenes and its tasks; and the networks at their released sizes.
+
+    python -m wmpo_jax.plan --config=configs/libero.py --topology=80GB:8
+    python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
+    python -m wmpo_jax.main --config=configs/libero.py:smoke    # every stage on real scenes
+    python -m wmpo_jax.main --config=configs/libero.py:tiny     # whole episodes, small networks
+    python -m wmpo_jax.main --config=configs/libero.py:checkpoint --stages=checkpoint \\
+        --config.checkpoint.folder=ckpt/policy                     # an OpenVLA-OFT policy's score
+
+Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
+
+`:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
+succeed. Stages demos, sft and collect have been run so; the later ones not yet. `:tiny` gives whole
+episodes to networks of a million parameters at 64 pixels; it has not been run, and success is not
+expected.
+
+`:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
+256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
+policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
+
+Without a variant, and as `:lora`, it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL
+autoencoder and VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes.
+Nothing has been trained with them; the commands above say what fits where.
+
+Demonstrations are scripted pick-and-places through LIBERO's own controller, because the public ones
+must be downloaded.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: "", "lora", "tiny", "smoke" or "checkpoint"."""
+    if variant in ("", "lora"):
+        return _released_sizes(lora=variant == "lora")
+    config = ConfigDict()
+    config.seed = 0
+    config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
+    config.image_size = 64
+    config.cpu_devices = 2
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.tensorboard = True
+
+    config.libero = ConfigDict(
+        {
+            "tasks": (0, 1),  # of the suite; () means all
+            "horizon": 0,  # actions that count; 0 means the suite's own
+            "workers": 2,  # processes, a gigabyte and a core each
+            "wave": 8,  # episodes of one task that are played together, the policy's batch
+        }
+    )
+    config.demos = ConfigDict({"episodes": 40, "noise": 0.05})
+    # Motion that knows no goal, for the world model.
+    config.play = ConfigDict({"episodes": 80, "noise": 0.0})
+
+    config.policy = ConfigDict({"bins": 64, "temperature": 1.6})
+    config.sft = ConfigDict(
+        {
+            "steps": 2000,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "soft_label_sigma": 1.0,
+            "checkpoint_every": 200,
+        }
+    )
+    config.collect = ConfigDict({"starts": 8, "group_size": 8})
+    config.autoencoder = ConfigDict(
+        {
+            "steps": 2000,
+            "batch_size": 32,
+            "learning_rate": 4e-3,
+            "kl_weight": 1e-7,
+            "checkpoint_every": 200,
+        }
+    )
+    config.world_model = ConfigDict(
+        {
+            "hidden": 128,
+            "depth": 3,
+            "heads": 4,
+            "demo_fraction": 0.2,
+            "history": 4,
+            "pretrain_steps": 2000,
+            "align_steps": 1000,
+            "align_rollout_fraction": 0.15,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            "history_noise": 0.05,
+            "timestep_shift": 20.0,
+            "self_forcing": 0.4,
+            "ema_decay": 0.995,
+            "sampling_steps": 1,
+            "checkpoint_every": 100,
+        }
+    )
+    config.reward = ConfigDict(
+        {
+            "window": 8,
+            "min_step": 40,  # no success is believed before this many actions
+            "steps": 500,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "validation_fraction": 0.25,
+            "checkpoint_every": 100,
+        }
+    )
+    config.gates = ConfigDict(
+        {
+            "episodes": 32,
+            "max_rate_gap": 0.05,
+            "min_agreement": 0.85,
+            "min_precision": 0.75,
+            "enforce": False,
+        }
+    )
+    config.improve = ConfigDict(
+        {
+            "iterations": 8,
+            "groups": 8,
+            "group_size": 8,
+            "attempts": 1,
+            "epochs": 1,
+            "minibatch": 32,
+            "learning_rate": 1e-4,
+            "clip_low": 0.2,
+            "clip_high": 0.28,
+            "grad_clip": 1.0,
+            "weight_decay": 0.0,
+            "require_mixed": False,  # a policy of this size may never succeed
+            "checkpoint_every": 1,
+        }
+    )
+    config.oracle = ConfigDict({"iterations": 1, "groups": 8, "min_gain": 0.0})
+    config.online = ConfigDict({"settings": ((4, 1e-4),)})
+    config.evaluate = ConfigDict(
+        {
+            "primary": "greedy",
+            "episodes": 64,  # of the 50 stored initial states per task
+            "batch_size": 32,
+            "videos": 4,
+        }
+    )
+    # For stage `checkpoint` alone.
+    config.checkpoint = ConfigDict(
+        {
+            "folder": "",  # made by `python -m wmpo_jax.convert import --kind=policy`
+            "statistics": "",  # their key; "" means the suite, or <suite>_no_noops
+            "jpeg": True,  # the round trip of OpenVLA-OFT's evaluation; needs the extra `jpeg`
+            "bins": 256,
+        }
+    )
+    if variant == "smoke":
+        _shrink(config)
+    elif variant == "checkpoint":
+        _score(config)
+    elif variant != "tiny":
+        raise ValueError(
+            "configs/libero.py knows the variants lora, tiny, smoke and checkpoint, "
+            f"not {variant!r}"
+        )
+    return config
+
+
+def _score(config: ConfigDict) -> None:
+    """All tasks and all stored initial states, at the size that policies were trained on."""
+    config.image_size = 256
+    config.libero.update(tasks=(), workers=16, wave=16)
+    config.evaluate.update(episodes=500, batch_size=500)
+
+
+def _shrink(config: ConfigDict) -> None:
+    """One task, episodes of two chunks, a few training steps, 32 pixels."""
+    config.image_size = 32
+    config.libero.update(tasks=(0,), horizon=16, wave=4)
+    config.demos.episodes = 8
+    config.play.episodes = 8
+    config.sft.update(steps=40, checkpoint_every=20)
+    config.collect.update(starts=2, group_size=4)
+    config.autoencoder.update(steps=40, checkpoint_every=20)
+    config.world_model.update(pretrain_steps=20, align_steps=10, checkpoint_every=10)
+    config.reward.update(min_step=1, steps=20, checkpoint_every=10)
+    config.gates.episodes = 4
+    config.improve.update(
+        iterations=2, groups=2, group_size=4, minibatch=8, epochs=1, checkpoint_every=1
+    )
+    config.oracle.update(iterations=1, groups=2)
+    config.evaluate.update(episodes=4, batch_size=4, videos=2)
+
+
+def _released_sizes(lora: bool) -> ConfigDict:
+    """`lora`: adapters beside frozen bfloat16 weights instead of training all of the policy."""
+    config = ConfigDict()
+    config.seed = 0
+    config.image_size = 256
+    config.cpu_devices = 1
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    # Presets of the network classes; they compute in bfloat16, trained parameters are float32.
+    config.networks = ConfigDict(
+        {
+            "policy": "openvla_7b",
+            "world_model": "xl_2",
+            "autoencoder": "sdxl",
+            "reward": "base",
+        }
+    )
+    config.policy = ConfigDict(
+        {
+            "temperature": 1.6,
+            "prompt_tokens": 32,  # BOS, template and instruction, padded
+            "lora_rank": 0,  # 0: full fine-tuning
+            "lora_alpha": 16.0,
+        }
+    )
+    config.sft = ConfigDict(
+        {
+            "batch_size": 64,  # frames of one micro-batch
+            "accumulate": 1,  # micro-batches of one step
+            "learning_rate": 5e-4,
+            "steps": 150_000,
+            "weight_decay": 0.01,
+        }
+    )
+    config.world_model = ConfigDict(
+        {
+            "batch_size": 128,  # windows of one micro-batch
+            "accumulate": 1,
+            "learning_rate": 1e-4,
+            "steps": 50_000,  # of alignment; the reference does not say when it stops
+            "ema_decay": 0.99,
+            "sampling_steps": 30,
+        }
+    )
+    config.reward = ConfigDict(
+        {
+            "batch_size": 64,  # windows
+            "accumulate": 1,
+            "learning_rate": 1e-4,
+            "steps": 10_000,
+            "weight_decay": 1e-4,
+            "threshold": 0.82,
+            "min_step": 100,
+        }
+    )
+    config.improve = ConfigDict(
+        {
+            "iterations": 100,
+            "groups": 64,
+            "group_size": 8,
+            "attempts": 4,
+            "chunks": 32,  # of 8 actions, in an imagined episode
+            "imagined_at_once": 512,  # episodes; fewer are imagined one batch after the other
+            "epochs": 1,
+            "minibatch": 128,  # episodes
+            "micro_chunks": 8,  # decisions per episode that go through the policy at once
+            "learning_rate": 5e-6,
+            "clip_low": 0.2,
+            "clip_high": 0.28,
+            "grad_clip": 1.0,
+            "weight_decay": 0.01,
+            "require_mixed": True,
+            "checkpoint_every": 1,
+        }
+    )
+    if lora:
+        config.policy.lora_rank = 32
+    return config

@@ -1,0 +1,122 @@
+"""The inspection: what it prints, draws and finds; and the commands of docs/data.md."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.conftest import make_episode
+from wmpo_jax.data import __main__ as door
+from wmpo_jax.data.dataset import open_dataset
+from wmpo_jax.data.episodes import Episode
+from wmpo_jax.data.formats import WRITERS
+from wmpo_jax.data.inspection import COLUMNS, SIDE, inspect, longest_still, suspicions
+from wmpo_jax.data.webdataset import write_webdataset
+from wmpo_jax.runtime import environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quiet_process(monkeypatch):
+    """Leaves this process's environment as it is."""
+    monkeypatch.setattr(environment, "prepare", lambda: None)
+
+
+def frozen(episode: Episode) -> Episode:
+    frames = episode.frames_FHWC.copy()
+    frames[4:] = frames[4]
+    return Episode(episode.info, frames)
+
+
+def far(episode: Episode) -> Episode:
+    actions = episode.info.actions_NA.copy()
+    actions[5, 1] = 40.0
+    return Episode(dataclasses.replace(episode.info, actions_NA=actions), episode.frames_FHWC)
+
+
+def test_suspicious_episodes_are_found(tmp_path, episodes):
+    usual = [make_episode(number, 60) for number in range(4)]
+    write_webdataset(tmp_path / "set.tar", [*usual, frozen(usual[0]), far(usual[1])])
+    dataset = open_dataset(tmp_path / "set.tar")
+    assert [suspicions(episode, dataset.statistics) for episode in usual] == [[]] * 4
+    (still,) = suspicions(frozen(usual[0]), dataset.statistics)
+    assert still == "57 equal frames in a row"
+    (outside,) = suspicions(far(usual[1]), dataset.statistics)
+    assert outside.startswith("action 5 dimension 1 is 40,")
+    report = inspect(dataset, tmp_path / "sheet.png")
+    assert "suspicious    2" in report and "episode_1: action 5" in report
+
+
+def test_longest_still():
+    frames = np.arange(6).repeat([1, 3, 1, 2, 1, 1])[:, None, None, None]
+    assert longest_still(frames) == 3
+    assert longest_still(frames[:1]) == 1
+
+
+def test_report_and_sheet(tmp_path, episodes, capsys):
+    write_webdataset(tmp_path / "set.tar", [*episodes, _nan(make_episode(9, 9))])
+    with pytest.warns(UserWarning, match="skipped 1 bad of 6"):
+        status = door.main(["inspect", f"{tmp_path}/set.tar", f"--sheet={tmp_path}/sheet.png"])
+    report = capsys.readouterr().out
+    assert status == 0
+    for line in (
+        "5 good, 1 bad",
+        "1 failure, 4 success",
+        "60 in all; per episode 10 to 14, median 12",
+        "5 of 32 x 32 at 20 per second",
+        "3  pick up the bowl",
+        "NaN or an infinity in action 2",
+    ):
+        assert line in report
+    assert Image.open(tmp_path / "sheet.png").size[0] == COLUMNS * SIDE
+
+
+def _nan(episode: Episode) -> Episode:
+    episode.info.actions_NA[2] = np.nan
+    return episode
+
+
+@pytest.mark.parametrize("name", ["hdf5", "lerobot", "rlds_tfrecord"])
+def test_convert(tmp_path, episodes, name):
+    write_webdataset(tmp_path / "set.tar", episodes[:2])
+    target = tmp_path / ("new.hdf5" if name == "hdf5" else "new")
+    assert door.main(["convert", f"{tmp_path}/set.tar", str(target), f"--format={name}"]) == 0
+    found = open_dataset(target)
+    assert [entry.steps for entry in found.episodes] == [10, 11]
+    assert door.main(["inspect", str(target), f"--sheet={tmp_path}/sheet.png"]) == 0
+
+
+def test_mistakes_end_with_a_sentence(tmp_path, capsys):
+    assert door.main(["inspect", f"{tmp_path}/nowhere"]) == 2
+    assert "There is nothing at" in capsys.readouterr().err
+    assert door.main(["openx", str(tmp_path), f"{tmp_path}/mixture.json"]) == 2
+    assert not (tmp_path / "mixture.json").exists()
+
+
+def test_openx_writes_a_mixture(tmp_path, capsys):
+    (tmp_path / "kuka").mkdir()
+    assert door.main(["openx", str(tmp_path), f"{tmp_path}/mixture.json"]) == 0
+    assert "lists 1 datasets" in capsys.readouterr().out
+
+
+def documented(module: str) -> list[list[str]]:
+    """The flags of the commands after `<!-- run -->` that start a module."""
+    parts = (ROOT / "docs/data.md").read_text().split("<!-- run -->\n\n    ")[1:]
+    commands = [shlex.split(part.splitlines()[0]) for part in parts]
+    return [words[3:] for words in commands if words[2] == module]
+
+
+def test_documented_commands(tmp_path, episodes):
+    WRITERS["hdf5"](tmp_path / "set.hdf5", episodes[:2])
+    places = {"DATASET": f"{tmp_path}/set.hdf5", "NEW": f"{tmp_path}/new", "sheet.png": "x.png"}
+    commands = documented("wmpo_jax.data")
+    assert len(commands) == 2
+    for flags in commands:
+        flags = [places.get(flag, flag) for flag in flags]
+        flags = [flag.replace("=sheet.png", f"={tmp_path}/sheet.png") for flag in flags]
+        assert door.main(flags) == 0
+    assert (tmp_path / "sheet.png").exists() and (tmp_path / "new/meta/info.json").exists()

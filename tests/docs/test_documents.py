@@ -1,0 +1,69 @@
+"""What the documents tell people to type works, or it is said here why it is not tried."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.docs.documents import PAGES, ROOT, blocks, commands
+from wmpo_jax.envs import registry
+from wmpo_jax.report.record import STAGES
+from wmpo_jax.runtime.config import load_config
+
+# What a command begins with or calls -> where it is executed, or why it is not.
+ELSEWHERE = {
+    "bash launch/setup.sh": ".ci/run",
+    "bash .ci/run": "not here: it is what executes this",
+    ".venv/bin/pytest": ".ci/run",
+    "-m wmpo_jax.main": "tests/stages/test_cycle.py",
+    "-m wmpo_jax.convert": "tests/conversion/test_round_trip.py",
+    "-m wmpo_jax.play": "tests/drive/test_session.py",
+    "-m wmpo_jax.report.collate": "tests/report/test_collate.py",
+    "-m wmpo_jax.report.compare": "tests/report/test_compare.py",
+    "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",
+    "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
+    "docs/screenshots.py": "not here: needs a Chromium",
+    "pip install": "not here: changes the environment that the tests run in",
+    "pre-commit install": "not here: changes the clone that the tests run in",
+}
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+PYTHON = [page for page in PAGES if any(b.kind == "python" for b in blocks(page))]
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+def test_code_of_a_page_runs_from_top_to_bottom(page, monkeypatch):
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    names: dict = {}
+    for block in blocks(page):
+        if block.kind == "python" and block.why is None:
+            padded = "\n" * block.line + block.code  # so that errors name the line of the page
+            exec(compile(padded, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_executed_somewhere_or_it_is_said_why_not(command):
+    found = [name for name in ELSEWHERE if name in command]
+    assert len(found) == 1, f"{command}: add it to ELSEWHERE, with the place that executes it"
+    place = ELSEWHERE[found[0]]
+    assert place.startswith("not here: ") or (ROOT / place).is_file()
+
+
+def test_no_place_is_kept_for_a_command_that_is_gone():
+    assert [name for name in ELSEWHERE if not any(name in command for command in COMMANDS)] == []
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "-m wmpo_jax.main" in c])
+def test_config_flags_and_stages_of_a_run_exist(command):
+    flags = dict(word.split("=", 1) for word in shlex.split(command) if word.startswith("--"))
+    spec = str(ROOT / flags.pop("--config"))
+    overrides = [f"{k.removeprefix('--config.')}={v}" for k, v in flags.items() if "config." in k]
+    load_config(spec, overrides)
+    stages = flags.get("--stages", "demos").split(",")
+    assert set(stages) <= STAGES.keys()
+    assert {k for k in flags if "config." not in k} <= {"--workdir", "--stages"}
+
+
+def test_every_link_between_pages_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links {target}"

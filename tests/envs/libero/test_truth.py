@@ -1,0 +1,36 @@
+"""Our episodes are LIBERO's, to the pixel, although they share an environment and mute a camera."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.stages.conftest import ROOT
+from wmpo_jax.envs.libero.pool import NUMBA_CACHE
+from wmpo_jax.envs.libero.protocol import CONFIG_FOLDER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_10"])
+def test_fifty_random_actions_show_what_libero_shows(suite, pool):
+    """The other suites are compared by the same program, see docs/libero.md."""
+    environment = {
+        "MUJOCO_GL": pool.renderer,
+        "PYOPENGL_PLATFORM": pool.renderer,
+        "NUMBA_CACHE_DIR": str(NUMBA_CACHE),
+        "LIBERO_CONFIG_PATH": str(CONFIG_FOLDER),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.envs.libero.direct", suite],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["moved"] > 0.01
+    assert found["pixels"] == 0 and found["proprio"] <= 1e-6

@@ -1,0 +1,84 @@
+"""Looks at datasets and rewrites them in another format (docs/data.md).
+
+    python -m wmpo_jax.data inspect PATH --sheet=sheet.png
+    python -m wmpo_jax.data convert PATH TARGET --format=lerobot
+    python -m wmpo_jax.data openx FOLDER mixture.json
+
+Exit status: 0 done, 2 the user can mend it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wmpo_jax.runtime import environment
+from wmpo_jax.runtime.errors import UserError
+
+FORMATS = ("webdataset", "hdf5", "lerobot", "rlds", "rlds_tfrecord")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `argv` (flags without the program's name); returns the exit status."""
+    try:
+        run(_parser().parse_args(argv))
+    except UserError as error:
+        print(f"wmpo_jax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m wmpo_jax.data", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="a table, a contact sheet, suspicious episodes")
+    inspect.add_argument("--sheet", type=Path, help="PNG; default <dataset's name>.png, here")
+    convert = commands.add_parser("convert", help="the same episodes in another format")
+    for command in (inspect, convert):
+        command.add_argument("path", type=Path, help="the dataset")
+        command.add_argument("--camera", default="", help="its camera; default one from outside")
+        command.add_argument("--instruction", default="", help="for episodes that have none")
+        command.add_argument("--rotate", action="store_true", help="turn frames by 180 degrees")
+        command.add_argument("--recipe", default="", help="Open X-Embodiment's name of the dataset")
+    convert.add_argument("target", type=Path, help="the new folder or file")
+    convert.add_argument("--format", choices=FORMATS, required=True)
+    convert.add_argument("--on-bad", choices=("refuse", "skip"), default="refuse")
+    openx = commands.add_parser("openx", help="write OpenVLA's mixture of what lies in a folder")
+    openx.add_argument("path", type=Path, help="where the datasets lie under their TFDS names")
+    openx.add_argument("target", type=Path, help="the mixture's .json")
+    return parser
+
+
+def run(flags: argparse.Namespace) -> None:
+    environment.prepare()
+    # Only now may JAX be imported: it reads the environment while it starts.
+    from wmpo_jax.data import dataset, episodes, formats, inspection, mixture
+    from wmpo_jax.runtime.files import save_json
+
+    if flags.command == "openx":
+        content = mixture.magic_soup(flags.path.resolve())
+        if not content["datasets"]:
+            raise UserError(f"{flags.path} has no folder named as a dataset of Open X-Embodiment.")
+        save_json(flags.target, content)
+        print(f"{flags.target} lists {len(content['datasets'])} datasets")
+        return
+    options = episodes.ReadOptions(
+        camera=flags.camera,
+        instruction=flags.instruction,
+        rotate=flags.rotate,
+        recipe=flags.recipe,
+        raw_gripper=bool(flags.recipe),
+    )
+    if flags.command == "inspect":
+        # The inspection itself decodes every frame.
+        found = dataset.open_dataset(flags.path, options, on_bad="skip", verify="none")
+        print(inspection.inspect(found, flags.sheet or Path(f"{found.name}.png")))
+        return
+    found = dataset.open_dataset(flags.path, options, on_bad=flags.on_bad)
+    whole = (episodes.read_episode(found.source, entry.index) for entry in found.episodes)
+    count = formats.WRITERS[flags.format](flags.target, whole)
+    print(f"{flags.target} holds {count} episodes")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What a config needs of hardware that is not here."""

@@ -1,0 +1,66 @@
+"""Machines by name: `v5p:4x4x4` is a TPU topology, `80GB:8` eight GPUs."""
+
+import math
+from typing import NamedTuple
+
+from wmpo_jax.runtime.errors import UserError
+
+GIGABYTE = 1e9
+
+
+class Chip(NamedTuple):
+    """Datasheet values of one accelerator (peaks, which no program reaches).
+
+    Attributes:
+      memory: bytes that programs may use.
+      flops: bfloat16 floating-point operations per second.
+      bandwidth: bytes per second of its own memory.
+      links: bytes per second to the other chips, all links together.
+    """
+
+    memory: float
+    flops: float
+    bandwidth: float
+    links: float
+
+
+# Memory of TPUs is what their compiler allows: a little less than the datasheet's.
+TPUS = {
+    "v5e": Chip(15.75 * 2**30, 197e12, 819e9, 200e9),
+    "v5p": Chip(95.74 * 2**30, 459e12, 2765e9, 600e9),
+    "v6e": Chip(31.25 * 2**30, 918e12, 1640e9, 448e9),
+}
+# A CUDA context and the allocator keep about a twentieth for themselves.
+GPUS = {
+    "24GB": Chip(0.95 * 24e9, 165e12, 1008e9, 32e9),  # RTX 4090, PCIe
+    "80GB": Chip(0.95 * 80e9, 989e12, 3350e9, 450e9),  # H100 SXM, NVLink
+    "H200": Chip(0.95 * 141e9, 989e12, 4800e9, 450e9),
+}
+MOST_GPUS = 64
+
+
+class Machine(NamedTuple):
+    """`count` chips. `topology` is what libtpu calls them, None for GPUs."""
+
+    name: str
+    chip: Chip
+    count: int
+    topology: str | None
+
+
+def machine(name: str) -> Machine:
+    """The machine called `name`.
+
+    Raises:
+      UserError: no such chip, or a shape that is no shape.
+    """
+    kind, _, shape = name.partition(":")
+    if kind in TPUS and all(side.isdigit() and int(side) for side in shape.split("x")):
+        return Machine(name, TPUS[kind], math.prod(map(int, shape.split("x"))), name)
+    if kind in GPUS and shape.isdigit() and 1 <= int(shape) <= MOST_GPUS:
+        return Machine(name, GPUS[kind], int(shape), None)
+    raise UserError(
+        f"There is no topology {name!r}: give a TPU with its shape ({', '.join(TPUS)}; as in "
+        f"v5p:4x4x4) or GPUs with their number ({', '.join(GPUS)}; as in 80GB:8, up to "
+        f"{MOST_GPUS})."
+    )

@@ -1,0 +1,105 @@
+"""Temporary memory of the programs by rule of thumb, for chips whose compiler is not here (GPUs).
+
+Arguments are exact without it. What a program needs beside them is taken to be: gradients, what the
+scan over layers keeps for the backward pass, and one layer at work; for imagination the cached
+history and one denoising step at work.
+"""
+
+import math
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from wmpo_jax.planning import networks
+from wmpo_jax.planning.programs import chip_bytes
+from wmpo_jax.runtime import sharding
+
+HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
+
+
+class Pass(NamedTuple):
+    """Rows that go through a stack of transformer layers at once, on one chip."""
+
+    rows: int
+    tokens: int
+    width: int
+    wide: int
+    depth: int
+    heads: int
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the inputs of all layers, which rematerialisation keeps."""
+        return self.depth * self.rows * self.tokens * self.width * HALF
+
+    @property
+    def working(self) -> int:
+        """Bytes of one layer's activations, scores and gathered weights, backward pass included."""
+        activations = self.rows * self.tokens * (8 * self.width + 4 * self.wide) * HALF
+        scores = 2 * self.rows * self.heads * self.tokens**2 * SINGLE
+        weights = 2 * (4 * self.width**2 + 3 * self.width * self.wide) * HALF
+        return activations + scores + weights
+
+
+def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
+    """Bytes on one chip beside the arguments of `programs.program(phase, ...)`."""
+    parts = sharding.batch_parts(mesh)
+    section = config.improve
+    if phase == "sft":
+        rows = math.ceil(config.sft.batch_size / parts)
+        return _gradients(config, mesh) + _policy(config, rows).kept + _policy(config, rows).working
+    if phase == "update":
+        rows = math.ceil(section.minibatch * section.micro_chunks / parts)
+        work = _policy(config, rows)
+        side = config.image_size
+        frames = section.minibatch * section.chunks * side * side * 3  # gathered by episode
+        return 2 * _gradients(config, mesh) + work.kept + work.working + 2 * frames
+    if phase == "world_model":
+        sizes = networks.world_model_config(config)
+        rows = math.ceil(config.world_model.batch_size / parts) * sizes.frames
+        work = _world(config, rows)
+        return _world_gradients(config, mesh) + 2 * work.kept + 2 * work.working
+    if phase == "reward":
+        return 12 * _judge(config, math.ceil(config.reward.batch_size / parts)).working
+    episodes = math.ceil(section.imagined_at_once / parts)
+    sizes = networks.world_model_config(config)
+    judge = _judge(config, math.ceil(128 / parts)).working
+    film = episodes * (sizes.chunk + 8) * config.image_size**2 * 3
+    preprocessed = 2 * film * SINGLE
+    if phase == "score":
+        return judge + preprocessed
+    world = _world(config, episodes * sizes.chunk)
+    cache = 2 * sizes.depth * episodes * sizes.history * world.tokens * sizes.hidden * HALF
+    films = 2 * episodes * (section.chunks * sizes.chunk + 1) * config.image_size**2 * 3
+    decoder = math.ceil(64 / parts) * config.image_size**2 * 256 * SINGLE * 3
+    policy = _policy(config, episodes).working
+    return cache + films + max(world.working, decoder, policy, judge + preprocessed)
+
+
+def _policy(config: ConfigDict, rows: int) -> Pass:
+    sizes = networks.vla_config(config)
+    llama = sizes.llama
+    tokens = sizes.dino.n_patches + config.policy.prompt_tokens + sizes.chunk * sizes.action_dim
+    return Pass(rows, tokens + 1, llama.width, llama.mlp_width, llama.depth, llama.heads)
+
+
+def _world(config: ConfigDict, frames: int) -> Pass:
+    sizes = networks.world_model_config(config)
+    side = config.image_size // networks.autoencoder_config(config).downsampling // sizes.patch[0]
+    wide = int(sizes.hidden * sizes.mlp_ratio)
+    return Pass(frames, side**2, sizes.hidden, wide, sizes.depth, sizes.heads)
+
+
+def _judge(config: ConfigDict, rows: int) -> Pass:
+    sizes = networks.reward_config(config)
+    tokens = sizes.num_tubelets * sizes.num_patches
+    return Pass(rows, tokens, sizes.hidden_size, sizes.mlp_size, 1, sizes.num_heads)
+
+
+def _gradients(config: ConfigDict, mesh: Mesh) -> int:
+    return chip_bytes(networks.policy(config, mesh).params)
+
+
+def _world_gradients(config: ConfigDict, mesh: Mesh) -> int:
+    return chip_bytes(networks.world_model_params(config, mesh)[1])

@@ -1,0 +1,78 @@
+"""The door to the dream: drive the world model of a run by hand, beside the real simulator.
+
+    python -m wmpo_jax.play --workdir=runs/tiny
+
+opens a local page that keys and an on-screen stick drive. Exit status: 0 done, 2 the user can mend
+it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wmpo_jax.runtime import environment
+from wmpo_jax.runtime.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `argv` (flags without the program's name); returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m wmpo_jax.play", allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, type=Path, help="of a run with a world model")
+    parser.add_argument("--port", type=int, default=8010, help="0 takes any free port")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets the whole network in")
+    flags = parser.parse_args(argv)
+    try:
+        serve(flags.workdir, flags.host, flags.port)
+    except UserError as error:
+        print(f"wmpo_jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    return 0
+
+
+def serve(workdir: Path, host: str, port: int) -> None:
+    """Answers until Ctrl-C."""
+    environment.prepare()
+    # Only now may JAX be imported: it reads the environment while it starts.
+    from wmpo_jax.drive.server import PlayServer
+
+    with PlayServer(host, port) as server:
+        print(f"{workdir}: loading and compiling, about a minute", flush=True)
+        server.driver = open_session(workdir)
+        print(f"open {server.url} (Ctrl-C ends)", flush=True)
+        server.serve_forever()
+
+
+def open_session(path: Path) -> Any:
+    """The session of a workdir, everything compiled.
+
+    Raises:
+      UserError: not a workdir, or its world model has not been trained.
+    """
+    from ml_collections import ConfigDict
+
+    from wmpo_jax.drive.session import Session
+    from wmpo_jax.drive.starts import stored_starts
+    from wmpo_jax.drive.worlds import open_worlds
+    from wmpo_jax.runtime import mesh
+    from wmpo_jax.runtime.files import load_json
+    from wmpo_jax.runtime.workdir import Workdir
+    from wmpo_jax.stages.setting import Setting
+
+    stored = path / "config.json"
+    if not stored.is_file():
+        raise UserError(f"{path} is no workdir of a run: it has no config.json.")
+    config = ConfigDict(load_json(stored))
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    setting = Setting(config, Workdir(path, config), mesh.make_mesh(config))
+    session = Session(open_worlds(setting), stored_starts(setting), setting.workdir.path.name)
+    session.warm_up()
+    return session
+
+
+if __name__ == "__main__":
+    environment.restart_with_huge_pages()
+    sys.exit(main(sys.argv[1:]))
