@@ -57,6 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sft = ConfigDict(
         {
             "steps": 2000,
+            "optimizer": "adamw",
             "batch_size": 32,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,

@@ -10,6 +10,7 @@ import numpy as np
 
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.vla import action_tokens
+from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.stages import training
 from wmpo_jax.stages.agents import PolicyFamily, policy_family
 from wmpo_jax.stages.setting import Setting
@@ -50,7 +51,11 @@ def load_base_policy(setting: Setting, family: PolicyFamily) -> Any:
 
 def _optimizer(setting: Setting) -> Any:
     section = setting.config.sft
-    return training.adamw(section.learning_rate, section.steps, section.weight_decay)
+    if section.optimizer == "muon":
+        return training.muon(section.learning_rate, section.steps, stacked="layers")
+    if section.optimizer == "adamw":
+        return training.adamw(section.learning_rate, section.steps, section.weight_decay)
+    raise UserError(f"sft.optimizer is adamw or muon, not {section.optimizer!r}: change the config.")
 
 
 def _training_data(setting: Setting) -> dict[str, jax.Array] | training.Stream:
