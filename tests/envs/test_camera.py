@@ -1,6 +1,6 @@
 """The in-jit camera sees what MuJoCo's own renderer sees."""
 
-import copy
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from tests.envs.renderer import Segments, renderer_process
 from wmpo_jax.envs import registry
 from wmpo_jax.envs.tabletop.camera import Camera
 from wmpo_jax.envs.tabletop.env import TabletopEnv
@@ -51,13 +52,10 @@ STAGE = """
 </mujoco>"""
 
 
-@pytest.fixture
-def software_gl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off-screen OpenGL whatever MUJOCO_GL was when somebody first imported mujoco."""
-    from mujoco.egl import GLContext
-    from mujoco.rendering.classic import gl_context
-
-    monkeypatch.setattr(gl_context, "GLContext", GLContext, raising=False)
+@pytest.fixture(scope="module")
+def segments() -> Iterator[Segments]:
+    with renderer_process() as segments:
+        yield segments
 
 
 def poses(data: mujoco.MjData) -> tuple[jax.Array, jax.Array]:
@@ -91,19 +89,10 @@ def played(env: TabletopEnv, seed: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
     return model, data
 
 
-def mujoco_segments(model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> np.ndarray:
-    model = copy.copy(model)
-    model.vis.quality.offsamples = 0
-    model.vis.quality.numslices = model.vis.quality.numstacks = 128  # round things are meshes there
-    with mujoco.Renderer(model, SIZE, SIZE) as renderer:
-        renderer.enable_segmentation_rendering()
-        renderer.update_scene(data, camera)
-        ids, kinds = np.moveaxis(renderer.render(), -1, 0)
-    return np.where(kinds == mujoco.mjtObj.mjOBJ_GEOM, ids, -1)
-
-
-def assert_same_segments(model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> None:
-    theirs = mujoco_segments(model, data, camera)
+def assert_same_segments(
+    segments: Segments, model: mujoco.MjModel, data: mujoco.MjData, camera: str
+) -> None:
+    theirs = segments(model, data, camera, SIZE)
     ours = np.asarray(Camera.from_model(model, camera, SIZE, SIZE).segment(*poses(data)))
     visible, counts = np.unique(theirs[theirs >= 0], return_counts=True)
     assert visible.size > 1
@@ -113,19 +102,17 @@ def assert_same_segments(model: mujoco.MjModel, data: mujoco.MjData, camera: str
         assert both / either >= 0.97, (model.geom(geom).name or geom, both, either)
 
 
-@pytest.mark.usefixtures("software_gl")
 @pytest.mark.parametrize("seed", range(6))
-def test_every_shape_covers_the_pixels_that_mujoco_gives_it(seed: int) -> None:
-    assert_same_segments(*zoo(seed), "eye")
+def test_every_shape_covers_the_pixels_that_mujoco_gives_it(segments: Segments, seed: int) -> None:
+    assert_same_segments(segments, *zoo(seed), "eye")
 
 
-@pytest.mark.usefixtures("software_gl")
 @pytest.mark.parametrize("name", registry.names())
-def test_every_scene_covers_the_pixels_that_mujoco_gives_it(name: str) -> None:
+def test_every_scene_covers_the_pixels_that_mujoco_gives_it(segments: Segments, name: str) -> None:
     env = registry.make(name)
     assert isinstance(env, TabletopEnv)
     for seed in range(3):
-        assert_same_segments(*played(env, seed), "table")
+        assert_same_segments(segments, *played(env, seed), "table")
 
 
 def test_light_and_shadow_follow_lambert() -> None:
