@@ -37,7 +37,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(page: Path) -> list[str]:
-    """Single commands; a line that joins two with && counts as two."""
-    text = FENCE.sub("", page.read_text())
+    """Single commands; a line that joins two with && counts as two, one that ends in \\ goes on."""
+    text = FENCE.sub("", page.read_text()).replace("\\\n", " ")
     lines = [m["command"].partition("  #")[0].strip() for m in COMMAND.finditer(text)]
     return [command for line in lines for command in line.split(" && ")]

@@ -7,8 +7,8 @@ import pytest
 
 from tests.docs.documents import PAGES, ROOT, blocks, commands
 from wmpo_jax.envs import registry
-from wmpo_jax.report.record import STAGES
 from wmpo_jax.runtime.config import load_config
+from wmpo_jax.stages.pipeline import STAGES
 
 # What a command begins with or calls -> where it is executed, or why it is not.
 ELSEWHERE = {
@@ -16,6 +16,10 @@ ELSEWHERE = {
     "bash .ci/run": "not here: it is what executes this",
     ".venv/bin/pytest": ".ci/run",
     "-m wmpo_jax.main": "tests/stages/test_cycle.py",
+    "-m wmpo_jax.data inspect": "tests/data/test_inspection.py",
+    "-m wmpo_jax.data convert": "tests/data/test_inspection.py",
+    "-m wmpo_jax.data openx": "tests/data/test_openx.py",
+    "-m wmpo_jax.plan": "tests/planning/test_plan.py",
     "-m wmpo_jax.convert": "tests/conversion/test_round_trip.py",
     "-m wmpo_jax.play": "tests/drive/test_session.py",
     "-m wmpo_jax.report.collate": "tests/report/test_collate.py",

@@ -55,7 +55,7 @@ def _optimizer(setting: Setting) -> Any:
         return training.muon(section.learning_rate, section.steps, stacked="layers")
     if section.optimizer == "adamw":
         return training.adamw(section.learning_rate, section.steps, section.weight_decay)
-    raise UserError(f"sft.optimizer is adamw or muon, not {section.optimizer!r}: change the config.")
+    raise UserError(f"sft.optimizer is {section.optimizer!r}; change it to adamw or muon.")
 
 
 def _training_data(setting: Setting) -> dict[str, jax.Array] | training.Stream:
