@@ -35,7 +35,9 @@ class Setting:
         """The task of the config; without a name, what a dataset on disk says of it."""
         if self.mixture is None or self.config.task:
             options = self.config.get("libero", {})
-            return registry.make_reality(self.config.task, self.config.image_size, options)
+            # The first to ask may be a traced function; the arrays of the scene must not be traced.
+            with jax.ensure_compile_time_eval():
+                return registry.make_reality(self.config.task, self.config.image_size, options)
         chunk = self.config.data.chunk
         longest = max(e.steps for dataset in self.mixture.datasets for e in dataset.episodes)
         return RecordedTask(
