@@ -11,6 +11,7 @@ TRUST = {
     "n": 4,
     "real_rate": 0.5,
     "imagined_rate": 0.25,
+    "free_imagined_rate": 0.125,
     "agreement": 0.75,
     "precision": 1.0,
     "recall": 0.5,
@@ -36,6 +37,7 @@ def test_table_and_rows(tmp_path):
     assert "WMPO - base, greedy: +50.0 points" in page
     assert "WMPO - base, sampled: +0.0 points" in page
     assert page.count("| not run |") == 6
+    assert "| 0 | before RL | 0.500 | 0.250 | 0.125 | 0.750 | 1.000 | 0.500 | 4 |" in page
     rows = (tmp_path / "press.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 4
     assert rows[1] == "0,0,1,1,1,1"

@@ -17,6 +17,15 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write, load_arrays
 
 MODES = ("greedy", "sampled")
+# Columns about imagination -> names in the results of stages gates and gates_after.
+TRUST = {
+    "real rate": "real_rate",
+    "imagined rate": "imagined_rate",
+    "closed loop": "free_imagined_rate",
+    "agreement": "agreement",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 
 def collate(target: Path, workdirs: Sequence[Path]) -> None:
@@ -121,20 +130,18 @@ def _points(interval: Interval) -> str:
 
 
 def _trust(records: Sequence[RunRecord]) -> list[str]:
-    """Imagination against reality under the same starts and actions."""
+    """Imagination against reality under the same starts."""
     lines = [
-        "Imagination against reality (same starts and actions):",
+        "Imagination against reality (same starts and actions; closed loop: same starts, the policy",
+        "acts on imagined frames):",
         "",
-        "| seed | when | real rate | imagined rate | agreement | precision | recall | n |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| seed | when | {' | '.join(TRUST)} | n |",
+        "|---" * (len(TRUST) + 3) + "|",
     ]
     for record in records:
         for when, stage in (("before RL", "gates"), ("after RL", "gates_after")):
             found = record.stages[stage]
-            numbers = [
-                found[name]
-                for name in ("real_rate", "imagined_rate", "agreement", "precision", "recall")
-            ]
+            numbers = [found[name] for name in TRUST.values()]
             cells = " | ".join(f"{value:.3f}" for value in numbers)
             lines.append(f"| {record.config['seed']} | {when} | {cells} | {found['n']} |")
     return lines

@@ -1,4 +1,9 @@
-"""Can imagination be trusted? The same starts and actions in both worlds, before and after RL."""
+"""Can imagination be trusted? The same starts in both worlds, before and after RL.
+
+Once with the same actions, which compares outcomes episode by episode; and once with the policy
+acting on what it sees in each world, as it does in reinforcement. The second may fail where the
+first is good: a policy that imagined frames confuse visits other states than in reality.
+"""
 
 import time
 from typing import Any
@@ -101,8 +106,10 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
 def _gates(setting: Setting, report: dict[str, Any]) -> dict[str, Any]:
     section = setting.config.gates
     gap = abs(report["imagined_rate"] - report["real_rate"])
+    closed = abs(report["free_imagined_rate"] - report["real_rate"])
     return {
         "success rate gap": _gate(gap, section.max_rate_gap, gap <= section.max_rate_gap),
+        "closed-loop rate gap": _gate(closed, section.max_rate_gap, closed <= section.max_rate_gap),
         "agreement": _gate(
             report["agreement"], section.min_agreement, report["agreement"] >= section.min_agreement
         ),
