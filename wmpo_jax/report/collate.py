@@ -132,8 +132,8 @@ def _points(interval: Interval) -> str:
 def _trust(records: Sequence[RunRecord]) -> list[str]:
     """Imagination against reality under the same starts."""
     lines = [
-        "Imagination against reality (same starts and actions; closed loop: same starts, the policy",
-        "acts on imagined frames):",
+        "Imagination against reality (same starts and actions; closed loop: the same starts, and",
+        "the policy acts on imagined frames):",
         "",
         f"| seed | when | {' | '.join(TRUST)} | n |",
         "|---" * (len(TRUST) + 3) + "|",
