@@ -18,9 +18,15 @@ expected.
 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
 policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
 
-Without a variant, and as `:lora`, it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL
-autoencoder and VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes.
-Nothing has been trained with them; the commands above say what fits where.
+Without a variant it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL autoencoder and
+VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes:
+
+    python -m wmpo_jax.main --config=configs/libero.py --config.data.source=RLDS_FOLDER \\
+        --config.networks.weights.policy=ckpt/policy --config.sft.steps=0 \\
+        --config.networks.weights.world_model=ckpt/wm --config.networks.weights.autoencoder=ckpt/vae
+
+Tests run these stages with small checkpoints in the released formats; nothing has been trained at
+the released sizes. `:lora` is for plans alone.
 
 Demonstrations are scripted pick-and-places through LIBERO's own controller, because the public ones
 must be downloaded.
@@ -31,8 +37,6 @@ from ml_collections import ConfigDict
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: "", "lora", "tiny", "smoke" or "checkpoint"."""
-    if variant in ("", "lora"):
-        return _released_sizes(lora=variant == "lora")
     config = ConfigDict()
     config.seed = 0
     config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
@@ -86,7 +90,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "align_steps": 1000,
             "align_rollout_fraction": 0.15,
             "batch_size": 16,
+            "optimizer": "muon",
             "learning_rate": 3e-3,
+            "prediction": "residual",
             "history_noise": 0.05,
             "timestep_shift": 20.0,
             "self_forcing": 0.4,
@@ -151,7 +157,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "bins": 256,
         }
     )
-    if variant == "smoke":
+    if variant in ("", "lora"):
+        _released_sizes(config, lora=variant == "lora")
+    elif variant == "smoke":
         _shrink(config)
     elif variant == "checkpoint":
         _score(config)
@@ -189,68 +197,70 @@ def _shrink(config: ConfigDict) -> None:
     config.evaluate.update(episodes=4, batch_size=4, videos=2)
 
 
-def _released_sizes(lora: bool) -> ConfigDict:
+def _released_sizes(config: ConfigDict, lora: bool) -> None:
     """`lora`: adapters beside frozen bfloat16 weights instead of training all of the policy."""
-    config = ConfigDict()
-    config.seed = 0
     config.image_size = 256
     config.cpu_devices = 1
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
-    # Presets of the network classes; they compute in bfloat16, trained parameters are float32.
+    config.mesh.update(data=1, fsdp=-1, tensor=1)
+    config.libero.update(tasks=(), workers=16, wave=64)
+    # Demonstrations on disk (RLDS, HDF5, LeRobot, tars): python -m wmpo_jax.data inspect FOLDER
+    config.data = ConfigDict({"source": "", "on_bad": "skip", "verify": "all", "chunk": 8})
+    # Presets of the network classes, or, under weights, folders that `convert import` made.
     config.networks = ConfigDict(
         {
             "policy": "openvla_7b",
             "world_model": "xl_2",
             "autoencoder": "sdxl",
             "reward": "base",
+            "weights": {"policy": "", "world_model": "", "autoencoder": "", "reward": ""},
+            "statistics": "",  # of an imported policy: their key; "" means the suite
+            "dtype": "bfloat16",  # of computation; trained parameters are float32
         }
     )
     config.policy = ConfigDict(
         {
+            "bins": 256,
             "temperature": 1.6,
-            "prompt_tokens": 32,  # BOS, template and instruction, padded
-            "lora_rank": 0,  # 0: full fine-tuning
+            "prompt_tokens": 32,  # what plans assume of BOS, template and instruction
+            "lora_rank": 32 if lora else 0,  # 0: full fine-tuning
             "lora_alpha": 16.0,
         }
     )
-    config.sft = ConfigDict(
-        {
-            "batch_size": 64,  # frames of one micro-batch
-            "accumulate": 1,  # micro-batches of one step
-            "learning_rate": 5e-4,
-            "steps": 150_000,
-            "weight_decay": 0.01,
-        }
+    # batch_size counts frames or windows of one micro-batch, of which a step adds up `accumulate`.
+    config.sft.update(
+        steps=150_000, batch_size=64, accumulate=1, learning_rate=5e-4, soft_label_sigma=0.0
     )
-    config.world_model = ConfigDict(
-        {
-            "batch_size": 128,  # windows of one micro-batch
-            "accumulate": 1,
-            "learning_rate": 1e-4,
-            "steps": 50_000,  # of alignment; the reference does not say when it stops
-            "ema_decay": 0.99,
-            "sampling_steps": 30,
-        }
+    config.collect.update(starts=16, group_size=8)
+    config.autoencoder.update(steps=0, checkpoint_every=1000)  # released weights stay as they are
+    config.world_model.update(
+        demo_fraction=1.0,
+        pretrain_steps=0,
+        align_steps=50_000,  # the reference does not say when it stops
+        align_rollout_fraction=0.5,
+        batch_size=128,
+        accumulate=1,
+        optimizer="adamw",
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        prediction="velocity",
+        history_noise=0.015,
+        timestep_shift=1.0,
+        self_forcing=0.0,
+        ema_decay=0.99,
+        sampling_steps=30,
     )
-    config.reward = ConfigDict(
-        {
-            "batch_size": 64,  # windows
-            "accumulate": 1,
-            "learning_rate": 1e-4,
-            "steps": 10_000,
-            "weight_decay": 1e-4,
-            "threshold": 0.82,
-            "min_step": 100,
-        }
+    config.reward.update(
+        min_step=100, steps=10_000, batch_size=64, accumulate=1, learning_rate=1e-4
     )
+    config.gates.episodes = 256
     config.improve = ConfigDict(
         {
             "iterations": 100,
             "groups": 64,
             "group_size": 8,
             "attempts": 4,
-            "chunks": 32,  # of 8 actions, in an imagined episode
-            "imagined_at_once": 512,  # episodes; fewer are imagined one batch after the other
+            "chunks": 32,  # what plans assume: 8 actions each, in an imagined episode
+            "imagined_at_once": 512,  # and this many episodes
             "epochs": 1,
             "minibatch": 128,  # episodes
             "micro_chunks": 8,  # decisions per episode that go through the policy at once
@@ -263,6 +273,4 @@ def _released_sizes(lora: bool) -> ConfigDict:
             "checkpoint_every": 1,
         }
     )
-    if lora:
-        config.policy.lora_rank = 32
-    return config
+    config.evaluate.update(episodes=500, batch_size=500)

@@ -89,7 +89,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "align_steps": 750,  # on play and the P rollouts of the policy
             "align_rollout_fraction": 0.15,  # of windows; more overfits 128 rollouts
             "batch_size": 32,
+            "optimizer": "muon",
             "learning_rate": 3e-3,
+            "prediction": "residual",  # or velocity, as the released networks speak
             "history_noise": 0.05,  # how far history is moved towards noise in training
             "timestep_shift": 20.0,  # > 1 trains more near the noisy end; where events begin
             "self_forcing": 0.4,  # share of windows whose history is the model's own prediction

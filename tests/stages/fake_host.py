@@ -63,6 +63,6 @@ class Lifts:
         return Observation(frame_BHWC=self._draw(self._level_B), goal_B=self._goal_B)
 
     def _draw(self, level: np.ndarray) -> Any:
-        return np.broadcast_to(level[..., None, None, None], (*level.shape, 4, 4, 3)).astype(
-            np.uint8
-        )
+        return np.broadcast_to(
+            level[..., None, None, None], (*level.shape, self.image_size, self.image_size, 3)
+        ).astype(np.uint8)

@@ -184,7 +184,7 @@ def load_policy(
     return Policy(
         params,
         graphdef,
-        ImageTransform(_transform(store, lanczos_resize, jpeg)),
+        ImageTransform(transform_config(store, lanczos_resize, jpeg)),
         PromptTokenizer(store.folder / ASSETS / "tokenizer.json"),
         load_statistics(store.folder / ASSETS, unnorm_key),
     )
@@ -269,7 +269,7 @@ def _network(
     return graphdef, params
 
 
-def _transform(store: Store, lanczos_resize: bool, jpeg: bool) -> ImageTransformConfig:
+def transform_config(store: Store, lanczos_resize: bool, jpeg: bool) -> ImageTransformConfig:
     """OpenVLA's, with the two normalisations of preprocessor_config.json where there is one."""
     config = dataclasses.replace(
         ImageTransformConfig.openvla(lanczos_resize=lanczos_resize, jpeg=jpeg),

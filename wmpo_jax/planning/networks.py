@@ -1,6 +1,5 @@
 """The networks of a full-size config as shapes with shardings."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from wmpo_jax.models.vla import VLA, VLAConfig
 from wmpo_jax.models.vla.lora import add_lora
 from wmpo_jax.runtime import sharding
 from wmpo_jax.stages.agents import PolicyFamily
+from wmpo_jax.stages.networks import released
 
 
 class Trained(NamedTuple):
@@ -56,20 +56,19 @@ def policy(config: ConfigDict, mesh: Mesh) -> Trained:
 
 
 def vla_config(config: ConfigDict) -> VLAConfig:
-    return getattr(VLAConfig, config.networks.policy)()
+    return released(config, "policy")
 
 
 def world_model_config(config: ConfigDict) -> STDiTConfig:
-    return getattr(STDiTConfig, config.networks.world_model)()
+    return released(config, "world_model")
 
 
 def reward_config(config: ConfigDict) -> VideoMAEConfig:
-    preset = getattr(VideoMAEConfig, config.networks.reward)()
-    return dataclasses.replace(preset, dtype=jnp.bfloat16)
+    return released(config, "reward")
 
 
 def autoencoder_config(config: ConfigDict) -> AutoencoderKLConfig:
-    return getattr(AutoencoderKLConfig, config.networks.autoencoder)()
+    return released(config, "autoencoder")
 
 
 def world_model_params(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any]:
@@ -104,8 +103,9 @@ def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[WorldModel, RewardMode
     world = WorldModel(params, video[1], graphdef, video[0], sizes.history, steps)
     judge_graph, judge_params = whole(lambda: VideoMAE(judge, rngs=nnx.Rngs(0)))
     section = config.reward
+    threshold = 0.5  # any
     return world, RewardModel(
-        judge_params, judge_graph, judge.num_frames, section.threshold, section.min_step
+        judge_params, judge_graph, judge.num_frames, threshold, section.min_step
     )
 
 

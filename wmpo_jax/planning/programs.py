@@ -108,7 +108,7 @@ def _training_step(
     weight_decay: float = 0.0,
 ) -> Program:
     section = config[phase]
-    optimizer = training.adamw(section.learning_rate, section.steps, weight_decay)
+    optimizer = training.adamw(section.learning_rate, 1, weight_decay)  # any number of steps
     averaged = "ema_decay" in section
     state = training.state_template(mesh, params, optimizer, averaged)
     step = training.make_step(
@@ -188,8 +188,7 @@ def _reward(config: ConfigDict, mesh: Mesh) -> Program:
         return -jnp.take_along_axis(log_probs, labels[:, None], axis=1).mean(), {}
 
     data = _batch(mesh, "reward.batch_size", batch)
-    decay = config.reward.weight_decay
-    return _training_step("reward", config, mesh, params, loss_fn, data, decay)
+    return _training_step("reward", config, mesh, params, loss_fn, data, 0.05)
 
 
 def _imagine(config: ConfigDict, mesh: Mesh) -> Program:

@@ -1,6 +1,6 @@
 """The networks in their roles: policy, world model and judge, as the algorithm knows them."""
 
-import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,17 @@ from wmpo_jax.algorithm import rectified_flow
 from wmpo_jax.algorithm.grpo import token_log_probs
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.data.transforms import ImageTransform, ImageTransformConfig
+from wmpo_jax.data.transforms import ImageTransform
 from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.envs.protocol import Environment, Task
 from wmpo_jax.models.autoencoder_kl import decode_frames, encode_frames
-from wmpo_jax.models.stdit import STDiT, STDiTConfig
-from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
+from wmpo_jax.models.stdit import STDiT
+from wmpo_jax.models.videomae import VideoMAE
 from wmpo_jax.models.videomae.windows import score_windows
-from wmpo_jax.models.vla import VLA, PromptTokenizer, VLAConfig, action_tokens
+from wmpo_jax.models.vla import VLA, action_tokens
+from wmpo_jax.stages import networks
 
-MICRO_BATCH = 512  # frames through the autoencoder at once
+MICRO_BATCH_PIXELS = 512 * 32 * 32  # through the autoencoder at once
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ class VLAPolicy:
 
 
 def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
-    """The tiny VLA for a task; fresh weights depend on config.seed."""
-    vla_config = VLAConfig.tiny(env.action_dim, env.chunk, n_action_classes=config.policy.bins)
-    prompts_GL, lengths_G = PromptTokenizer().encode_batch(env.instructions)
+    """The VLA for a task; fresh weights depend on config.seed."""
+    vla_config = networks.vla_config(config, env)
+    prompts_GL, lengths_G = networks.tokenizer(config).encode_batch(env.instructions)
 
     def build() -> VLA:
         return VLA(vla_config, rngs=nnx.Rngs(config.seed))
@@ -94,10 +95,10 @@ def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
     return PolicyFamily(
         build=build,
         graphdef=nnx.graphdef(nnx.eval_shape(build)),
-        transform=ImageTransform(ImageTransformConfig.tiny()),
+        transform=ImageTransform(networks.vla_transform(config)),
         prompts_GL=prompts_GL,
         lengths_G=lengths_G,
-        bins=config.policy.bins,
+        bins=vla_config.n_action_classes,
     )
 
 
@@ -117,12 +118,14 @@ class RealDynamics:
         return self._mjx.step(state, jnp.asarray(self._statistics.unnormalise(actions_BKA)), key)
 
 
-def condition(actions_BKA: jax.Array) -> jax.Array:
+def condition(network: STDiT, actions_BKA: jax.Array) -> jax.Array:
     """What the world model is told per frame: the action and the sum of the chunk's so far.
 
     The sum says where the tool is going without integrating over frames; it halved the error of
-    small models.
+    small models. A network of the released form is told the action alone.
     """
+    if network.config.action_dim == actions_BKA.shape[-1]:
+        return actions_BKA
     return jnp.concatenate([actions_BKA, jnp.cumsum(actions_BKA, axis=1) / 2.0], axis=-1)
 
 
@@ -134,11 +137,18 @@ class LatentVideo(struct.PyTreeNode):
 
     def encode(self, frames_BTHWC: jax.Array, key: jax.Array) -> jax.Array:
         network = nnx.merge(self.graphdef, self.params)
-        return encode_frames(network, frames_BTHWC, key, micro_batch=MICRO_BATCH)
+        frames = _at_once(math.prod(frames_BTHWC.shape[2:4]))
+        return encode_frames(network, frames_BTHWC, key, micro_batch=frames)
 
     def decode(self, latents_BThwc: jax.Array) -> jax.Array:
         network = nnx.merge(self.graphdef, self.params)
-        return decode_frames(network, latents_BThwc, micro_batch=MICRO_BATCH)
+        pixels = math.prod(latents_BThwc.shape[2:4]) * network.config.downsampling**2
+        return decode_frames(network, latents_BThwc, micro_batch=_at_once(pixels))
+
+
+def _at_once(pixels: int) -> int:
+    """Frames of so many pixels; map_rows takes one per device at least."""
+    return max(1, MICRO_BATCH_PIXELS // pixels)
 
 
 class VideoWorldModel(struct.PyTreeNode):
@@ -150,6 +160,7 @@ class VideoWorldModel(struct.PyTreeNode):
     history: int = struct.field(pytree_node=False)
     steps: int = struct.field(pytree_node=False)
     image_size: int = struct.field(pytree_node=False)
+    prediction: rectified_flow.Prediction = struct.field(pytree_node=False, default="residual")
 
     def encode(self, frames_BTHWC: jax.Array, key: jax.Array) -> jax.Array:
         return self.video.encode(frames_BTHWC, key)
@@ -162,41 +173,44 @@ class VideoWorldModel(struct.PyTreeNode):
     ) -> jax.Array:
         network = nnx.merge(self.graphdef, self.params)
         return predict_chunk(
-            network, history_BThwc, condition(actions_BKA), key, self.steps, self.image_size
+            network, history_BThwc, actions_BKA, key, self.steps, self.image_size, self.prediction
         )
 
 
 def predict_chunk(
     network: STDiT,
     history_BThwc: jax.Array,
-    condition_BKX: jax.Array,
+    actions_BKA: jax.Array,
     key: jax.Array,
     steps: int,
     image_size: int,
+    prediction: rectified_flow.Prediction,
 ) -> jax.Array:
     """Samples the latents of the next K frames: Euler steps over a cached history."""
     cache = network.encode_history(history_BThwc, image_size, image_size)
+    condition_BKX = condition(network, actions_BKA)
     batch, chunk = condition_BKX.shape[:2]
     noise = jax.random.normal(key, (batch, chunk, *history_BThwc.shape[2:]))
     last_BHWC = history_BThwc[:, -1]
-    start = rectified_flow.residual_start(noise, last_BHWC)
+    start, ratio = noise, 1.0
+    if prediction == "residual":
+        start = rectified_flow.residual_start(noise, last_BHWC)
+    else:
+        frames = history_BThwc.shape[1] + chunk
+        ratio = rectified_flow.transform_ratio(image_size, image_size, frames)
 
     def velocity(noisy_BKhwc: jax.Array, timestep_B: jax.Array) -> jax.Array:
         output = network.denoise(
             noisy_BKhwc, timestep_B, condition_BKX, cache, image_size, image_size
         )
-        return rectified_flow.velocity(output, noisy_BKhwc, timestep_B, last_BHWC, "residual")
+        output = output[..., : noisy_BKhwc.shape[-1]]  # the rest is the released form's sigma
+        return rectified_flow.velocity(output, noisy_BKhwc, timestep_B, last_BHWC, prediction)
 
-    return rectified_flow.euler_sample(velocity, start, steps)
+    return rectified_flow.euler_sample(velocity, start, steps, ratio)
 
 
 def world_model_network(config: ConfigDict, env: Task) -> STDiT:
-    section = config.world_model
-    stdit_config = STDiTConfig.tiny(2 * env.action_dim, env.chunk, section.history)
-    stdit_config = dataclasses.replace(
-        stdit_config, hidden=section.hidden, depth=section.depth, heads=section.heads
-    )
-    return STDiT(stdit_config, rngs=nnx.Rngs(config.seed))
+    return STDiT(networks.stdit_config(config, env), rngs=nnx.Rngs(config.seed))
 
 
 class VideoJudge(struct.PyTreeNode):
@@ -220,9 +234,4 @@ def success_logits(logits_BX: jax.Array, goal_B: jax.Array) -> jax.Array:
 
 
 def reward_network(config: ConfigDict, env: Task) -> VideoMAE:
-    videomae_config = VideoMAEConfig.tiny(
-        num_frames=config.reward.window,
-        image_size=env.image_size,
-        num_labels=2 * len(env.instructions),
-    )
-    return VideoMAE(videomae_config, rngs=nnx.Rngs(config.seed))
+    return VideoMAE(networks.videomae_config(config, env), rngs=nnx.Rngs(config.seed))

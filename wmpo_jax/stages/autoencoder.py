@@ -1,6 +1,5 @@
 """Stage 4a: the per-frame autoencoder, and the latents of every recorded frame."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +12,11 @@ from flax import nnx
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.autoencoder_kl import (
     AutoencoderKL,
-    AutoencoderKLConfig,
     kl_divergence,
     to_model_range,
 )
 from wmpo_jax.runtime.files import save_arrays
-from wmpo_jax.stages import training
+from wmpo_jax.stages import networks, training
 from wmpo_jax.stages.agents import LatentVideo
 from wmpo_jax.stages.setting import Setting
 
@@ -30,12 +28,13 @@ SAMPLE_BATCHES = 4  # of a dataset on disk, to measure the latents' scale and th
 def run(setting: Setting) -> None:
     """Trains on all recorded frames, then writes data/<source>/latents.npz.
 
-    Of a dataset on disk no latents are written: the world model encodes its windows itself.
+    Of a dataset on disk no latents are written: the world model encodes its windows itself. An
+    imported autoencoder that is not trained (0 steps) keeps its scaling factor.
     """
     started = time.monotonic()
     section = setting.config.autoencoder
     frames = _recorded_frames(setting)
-    graphdef, params = training.create(setting.mesh, lambda: _network(setting, 1.0))
+    graphdef, params = networks.create(setting, "autoencoder", lambda: _network(setting, 1.0))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
         setting.mesh,
@@ -59,7 +58,11 @@ def run(setting: Setting) -> None:
         calibration = held = jnp.asarray(np.concatenate(samples))
     else:
         calibration, held = data["play"][:64], data["rollouts"]
-    scale = _unit_scale(graphdef, state.params, calibration)
+    store = networks.checkpoint(setting.config, "autoencoder")
+    if store is not None and section.steps == 0:
+        scale = store.config.scaling_factor
+    else:
+        scale = _unit_scale(graphdef, state.params, calibration)
     video = LatentVideo(
         state.params, training.abstract(setting.mesh, lambda: _network(setting, scale))[0]
     )
@@ -73,9 +76,19 @@ def run(setting: Setting) -> None:
 
 
 def _recorded_frames(setting: Setting) -> dict[str, np.ndarray]:
-    if setting.mixture is not None:
-        return {}
-    return {name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in SOURCES.items()}
+    sources = recorded(setting)
+    return {name: setting.episodes(name, stage)["frames_BTHWC"] for name, stage in sources.items()}
+
+
+def recorded(setting: Setting) -> dict[str, str]:
+    """Data of this run's own episodes -> the stage that made it.
+
+    With a dataset on disk that takes the place of demonstrations and play these are the rollouts
+    in the environment, if there is one.
+    """
+    if setting.mixture is None:
+        return SOURCES
+    return {"rollouts": SOURCES["rollouts"]} if setting.config.task else {}
 
 
 def _stream(setting: Setting) -> training.Stream | None:
@@ -95,7 +108,7 @@ def load_video(setting: Setting) -> LatentVideo:
 
 
 def _network(setting: Setting, scale: float) -> AutoencoderKL:
-    config = dataclasses.replace(AutoencoderKLConfig.tiny(), scaling_factor=scale)
+    config = networks.autoencoder_config(setting.config, scale)
     return AutoencoderKL(config, rngs=nnx.Rngs(setting.config.seed))
 
 

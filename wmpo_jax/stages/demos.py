@@ -13,6 +13,7 @@ from wmpo_jax.envs.protocol import Episodes, HostEnvironment
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays, save_json
 from wmpo_jax.runtime.progress import progress
+from wmpo_jax.stages import networks
 from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 
@@ -30,9 +31,9 @@ def run(setting: Setting) -> None:
     config = setting.config
     demos = _record(setting, "demos", config.demos)
     play = _record(setting, "play", config.play)
-    statistics = ActionStatistics.from_actions(
-        np.asarray(demos.labels_BTA).reshape(-1, setting.env.action_dim)
-    )
+    labels_XA = np.asarray(demos.labels_BTA).reshape(-1, setting.env.action_dim)
+    own = networks.policy_statistics(config, setting.env)
+    statistics = own or ActionStatistics.from_actions(labels_XA)
     save_json(setting.statistics_file, statistics.to_json())
     setting.workdir.mark_done(
         "demos",
@@ -47,13 +48,17 @@ def run(setting: Setting) -> None:
 
 
 def _adopt(setting: Setting, mixture: Mixture) -> dict[str, Any]:
-    """Statistics of the (first) dataset, in whose units a policy will act; what there is."""
+    """Statistics of the (first) dataset, in whose units a policy will act; what there is.
+
+    A policy that is imported acts in its own.
+    """
     if mixture.action_dim != setting.env.action_dim:
         raise UserError(
             f"{setting.config.data.source} has {mixture.action_dim} numbers per action and the "
             f"task {setting.env.name} {setting.env.action_dim}: leave config.task empty."
         )
-    save_json(setting.statistics_file, mixture.datasets[0].statistics.to_json())
+    own = networks.policy_statistics(setting.config, setting.env)
+    save_json(setting.statistics_file, (own or mixture.datasets[0].statistics).to_json())
     entries = [entry for dataset in mixture.datasets for entry in dataset.episodes]
     setting.workdir.ledger.append(
         "demos",

@@ -47,25 +47,25 @@ OTHERS: dict[str, Stage] = {
 }
 STAGES = CYCLE | OTHERS
 REPORT = "report"
-# What can be trained from `config.data.source`; the others want episodes of this run's own.
+# What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
 
 
 def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[str] = ()) -> None:
     """Runs the stages `names` (all of the cycle by default), then writes the report.
 
-    With `config.data.source` the default is ON_DISK.
+    With `config.data.source` but without a task the default is ON_DISK.
 
     Raises:
       UserError: an unknown stage, or whatever a stage finds wrong.
       Preempted: a stage was asked to stop and has saved.
     """
-    if "networks" in config:
+    if config.policy.get("lora_rank"):
         raise UserError(
-            "The released sizes of this config can be planned (python -m wmpo_jax.plan) but not "
-            "trained yet: choose a variant such as configs/libero.py:tiny."
+            "Stages train all of the policy; policy.lora_rank is for plans (python -m "
+            "wmpo_jax.plan): set it to 0."
         )
-    on_disk = bool(config.get("data") and config.data.source)
+    on_disk = bool(config.get("data") and config.data.source) and not config.task
     names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*CYCLE, REPORT])
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
@@ -75,8 +75,8 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
     others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
     if others:
         raise UserError(
-            f"Stage {others[0]} cannot use config.data.source: choose from "
-            f"{', '.join(ON_DISK)}, collect, or leave the source empty."
+            f"Stage {others[0]} cannot use config.data.source alone: name a task whose "
+            f"environment it can act in, or choose from {', '.join(ON_DISK)}, collect."
         )
     setting = Setting(config, workdir, mesh)
     for name in names:

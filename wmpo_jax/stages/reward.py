@@ -15,13 +15,13 @@ from wmpo_jax.algorithm.trajectory import first_success
 from wmpo_jax.models.videomae import VideoMAE
 from wmpo_jax.report.intervals import reliability
 from wmpo_jax.runtime.files import load_arrays
-from wmpo_jax.stages import training
+from wmpo_jax.stages import networks, training
 from wmpo_jax.stages.agents import VideoJudge, VideoWorldModel, reward_network, success_logits
-from wmpo_jax.stages.autoencoder import load_video
+from wmpo_jax.stages.autoencoder import load_video, recorded
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.world_model import load_world_model, normalised_actions
 
-LABELLED = {"demos": "demos", "rollouts": "collect"}  # data -> stage that made it
+LABELLED = ("demos", "rollouts")
 SOURCES = ("camera", "decoded", "imagined")
 REPLAY_BATCH = 64
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 6, 51)))
@@ -37,9 +37,10 @@ def run(setting: Setting) -> None:
     started = time.monotonic()
     section = setting.config.reward
     dreamer = load_world_model(setting, load_video(setting))
-    sets = {name: _labelled(setting, dreamer, name, stage) for name, stage in LABELLED.items()}
+    sources = {name: stage for name, stage in recorded(setting).items() if name in LABELLED}
+    sets = {name: _labelled(setting, dreamer, name, stage) for name, stage in sources.items()}
     train, held_out = _split(sets, section.validation_fraction)
-    graphdef, params = training.create(setting.mesh, lambda: _network(setting))
+    graphdef, params = networks.create(setting, "reward", lambda: _network(setting))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
         setting.mesh,

@@ -10,8 +10,7 @@ import numpy as np
 
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.vla import action_tokens
-from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.stages import training
+from wmpo_jax.stages import networks, training
 from wmpo_jax.stages.agents import PolicyFamily, policy_family
 from wmpo_jax.stages.setting import Setting
 
@@ -22,12 +21,13 @@ def run(setting: Setting) -> None:
     section = setting.config.sft
     family = policy_family(setting.config, setting.env)
     optimizer = _optimizer(setting)
-    _, params = training.create(setting.mesh, family.build)
+    _, params = networks.create(setting, "policy", family.build)
     step_fn = training.make_step(
         setting.mesh,
         lambda params, data, key, _: _loss(family, setting, params, data, key),
         optimizer,
         setting.key("sft"),
+        accumulate=section.get("accumulate", 1),
     )
     training.fit(
         "sft",
@@ -51,11 +51,7 @@ def load_base_policy(setting: Setting, family: PolicyFamily) -> Any:
 
 def _optimizer(setting: Setting) -> Any:
     section = setting.config.sft
-    if section.optimizer == "muon":
-        return training.muon(section.learning_rate, section.steps, stacked="layers")
-    if section.optimizer == "adamw":
-        return training.adamw(section.learning_rate, section.steps, section.weight_decay)
-    raise UserError(f"sft.optimizer is {section.optimizer!r}; change it to adamw or muon.")
+    return training.optimizer("sft", section, section.steps, stacked="blocks")
 
 
 def _training_data(setting: Setting) -> dict[str, jax.Array] | training.Stream:

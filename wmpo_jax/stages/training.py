@@ -56,6 +56,15 @@ class Stream:
 StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
 
 
+def optimizer(name: str, section: Any, steps: int, stacked: str) -> Any:
+    """What `section.optimizer` of stage `name` asks for; `stacked` as for `muon`."""
+    if section.optimizer == "muon":
+        return muon(section.learning_rate, steps, stacked)
+    if section.optimizer == "adamw":
+        return adamw(section.learning_rate, steps, section.weight_decay)
+    raise UserError(f"{name}.optimizer is {section.optimizer!r}; change it to adamw or muon.")
+
+
 def adamw(learning_rate: float, steps: int, weight_decay: float = 0.0) -> Any:
     """AdamW, gradients clipped at norm 1, short warm-up and cosine decay to a tenth."""
     schedule = _warmup_cosine(learning_rate, steps)
@@ -94,6 +103,7 @@ def muon(learning_rate: float, steps: int, stacked: str) -> Any:
 
 
 def _warmup_cosine(learning_rate: float, steps: int) -> optax.Schedule:
+    steps = max(steps, 1)  # an imported network may be taken as it is
     return optax.warmup_cosine_decay_schedule(
         0.1 * learning_rate, learning_rate, min(50, steps // 4), steps, 0.1 * learning_rate
     )
@@ -221,6 +231,8 @@ def fit(
 ) -> TrainState:
     """Trains until `steps`, from the newest checkpoint of `name` if there is one.
 
+    With 0 steps the state is saved as it is: an imported network that needs no training.
+
     Args:
       state: of `initial_state`; it is used up, as steps donate it.
       data: arrays that `step_fn` draws its batches from, small enough for a copy on every device;
@@ -234,6 +246,8 @@ def fit(
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
     start = int(state.step)
+    if steps == 0 and checkpoints.latest_step() is None:
+        checkpoints.save(0, state)
     batches = _batches(setting.mesh, data, start)
     with setting.metrics(name, start) as writer, progress(steps, start, name) as bar:
         for step in range(start + 1, steps + 1):

@@ -19,7 +19,7 @@ from wmpo_jax.algorithm import rectified_flow
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.stdit import STDiT
 from wmpo_jax.runtime.files import load_arrays
-from wmpo_jax.stages import training
+from wmpo_jax.stages import networks, training
 from wmpo_jax.stages.agents import (
     LatentVideo,
     VideoWorldModel,
@@ -27,7 +27,7 @@ from wmpo_jax.stages.agents import (
     predict_chunk,
     world_model_network,
 )
-from wmpo_jax.stages.autoencoder import SOURCES, load_video
+from wmpo_jax.stages.autoencoder import SOURCES, load_video, recorded
 from wmpo_jax.stages.setting import Setting
 
 Corpus = dict[str, dict[str, jax.Array]]  # source -> latents_ETHWC, actions_ETA
@@ -37,7 +37,7 @@ def run(setting: Setting) -> None:
     """Writes checkpoints/world_model; both phases are one training run with two mixtures."""
     started = time.monotonic()
     section = setting.config.world_model
-    graphdef, params = training.create(setting.mesh, lambda: _network(setting))
+    graphdef, params = networks.create(setting, "world_model", lambda: _network(setting))
     optimizer = _optimizer(setting)
     step_fn = training.make_step(
         setting.mesh,
@@ -45,13 +45,14 @@ def run(setting: Setting) -> None:
         optimizer,
         setting.key("world_model"),
         section.ema_decay,
+        section.get("accumulate", 1),
     )
     steps = section.pretrain_steps + section.align_steps
     training.fit(
         "world_model",
         training.initial_state(setting.mesh, params, optimizer, averaged=True),
         step_fn,
-        _corpus(setting) if setting.mixture is None else _stream(setting),
+        _corpus(setting) if setting.mixture is None else _stream(setting, _corpus(setting)),
         steps,
         section.checkpoint_every,
         setting,
@@ -76,6 +77,7 @@ def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
         history=section.history,
         steps=section.sampling_steps,
         image_size=setting.env.image_size,
+        prediction=section.prediction,
     )
 
 
@@ -86,13 +88,13 @@ def _network(setting: Setting) -> STDiT:
 def _optimizer(setting: Setting) -> Any:
     section = setting.config.world_model
     steps = section.pretrain_steps + section.align_steps
-    return training.muon(section.learning_rate, steps, stacked="pairs")
+    return training.optimizer("world_model", section, steps, stacked="pairs")
 
 
 def _corpus(setting: Setting) -> Corpus:
-    """Latents and normalised actions of every source."""
+    """Latents and normalised actions of every source of this run's own episodes."""
     corpus: Corpus = {}
-    for name, stage in SOURCES.items():
+    for name, stage in recorded(setting).items():
         episodes = setting.episodes(name, stage)
         latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
         corpus[name] = {
@@ -102,12 +104,15 @@ def _corpus(setting: Setting) -> Corpus:
     return corpus
 
 
-def _stream(setting: Setting) -> training.Stream:
-    """Windows of frames and actions from disk, and the frozen autoencoder that encodes them."""
+def _stream(setting: Setting, corpus: Corpus) -> training.Stream:
+    """Windows of frames and actions from disk, and the frozen autoencoder that encodes them.
+
+    They take the place of demonstrations and play; rollouts come from memory.
+    """
     section, chunk = setting.config.world_model, setting.env.chunk
     spec = WindowSpec(section.history + chunk, chunk, future=True, past_actions=chunk)
     loader = setting.loader("world model data", spec, section.batch_size, clip=False)
-    return training.Stream(loader, {"video": load_video(setting)})
+    return training.Stream(loader, {"video": load_video(setting), **corpus})
 
 
 def normalised_actions(setting: Setting, episodes: Mapping[str, Any]) -> jax.Array:
@@ -133,20 +138,14 @@ def _loss(
     """Rectified-flow loss on windows of history + chunk; some histories are self-predicted."""
     chunk = setting.env.chunk
     window_key, imagine_key, flow_key = jax.random.split(key, 3)
-    if "video" in corpus:  # a batch from disk
-        latents = corpus["video"].encode(corpus["frames_BTHWC"], window_key)
-        actions = corpus["actions_BKA"]
-    else:
-        latents, actions = _windows(setting, corpus, window_key, step)
+    windows = _windows if "video" not in corpus else _disk_windows
+    latents, actions, early_B = windows(setting, corpus, window_key, step)
     latents, actions = training.spread(setting.mesh, (latents, actions))
     network = nnx.merge(graphdef, params)
     history, target = latents[:, chunk:-chunk], latents[:, -chunk:]
-    forced = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
-    if "start_B" in corpus:
-        # From disk come windows near an episode's beginning too, with no chunk before them.
-        early_B = corpus["start_B"] < chunk
-        forced = jnp.where(early_B.reshape(-1, *[1] * (forced.ndim - 1)), history, forced)
-    history = forced
+    if _forced_rows(setting):
+        forced = _self_forced(network, setting, latents, actions[:, :chunk], history, imagine_key)
+        history = jnp.where(early_B.reshape(-1, *[1] * (forced.ndim - 1)), history, forced)
     loss = _flow_loss(network, setting, history, target, actions[:, chunk:], flow_key)
     return loss, {}
 
@@ -166,24 +165,27 @@ def _flow_loss(
     history_t = jnp.full(len(t_B), rectified_flow.MAX_TIMESTEP * section.history_noise)
     tremor = jax.random.normal(history_key, history_BThwc.shape)
     history = rectified_flow.add_noise(history_BThwc, tremor, history_t)
-    start = rectified_flow.residual_start(
-        jax.random.normal(start_key, target_BKhwc.shape), history[:, -1]
-    )
+    start = jax.random.normal(start_key, target_BKhwc.shape)
+    if section.prediction == "residual":
+        start = rectified_flow.residual_start(start, history[:, -1])
     noisy = rectified_flow.add_noise(target_BKhwc, start, t_B)
     window = jnp.concatenate([history, noisy], axis=1)
     mask_BT = jnp.broadcast_to(jnp.arange(window.shape[1]) >= section.history, window.shape[:2])
-    output = network(window, t_B, condition(actions_BKA), mask_BT, size, size)
+    output = network(window, t_B, condition(network, actions_BKA), mask_BT, size, size)
+    # Behind the latents' channels the released form has an untrained sigma.
+    said = output[:, section.history :, ..., : target_BKhwc.shape[-1]]
     return rectified_flow.chunk_loss(
-        output[:, section.history :], target_BKhwc, start, history[:, -1], "residual"
+        said, target_BKhwc, start, history[:, -1], section.prediction
     ).mean()
 
 
 def _windows(
     setting: Setting, corpus: Corpus, key: jax.Array, step: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """latents [B, chunk + history + chunk, h, w, c] and actions [B, 2 * chunk, A].
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """latents [B, chunk + history + chunk, h, w, c], actions [B, 2 * chunk, A], early bool [B].
 
-    The first chunk leads to the end of the history; self-forcing predicts it.
+    The first chunk leads to the end of the history; self-forcing predicts it, but for early rows,
+    before which there is none.
     """
     section = setting.config.world_model
     aligning = step >= section.pretrain_steps
@@ -199,7 +201,30 @@ def _windows(
         rest = jnp.where(u > 1.0 - demo_share, demo, play)
         return jnp.where(u < rollout_share, rollout, rest)
 
-    return jax.tree.map(pick, demos, play, rollouts)
+    latents, actions = jax.tree.map(pick, demos, play, rollouts)
+    return latents, actions, jnp.zeros(section.batch_size, bool)
+
+
+def _disk_windows(
+    setting: Setting, batch: Any, key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `_windows`, of a batch from disk; in alignment some rows are rollouts."""
+    section = setting.config.world_model
+    encode_key, source_key, rollout_key = jax.random.split(key, 3)
+    latents = batch["video"].encode(batch["frames_BTHWC"], encode_key)
+    actions, early_B = batch["actions_BKA"], batch["start_B"] < setting.env.chunk
+    if "rollouts" not in batch:
+        return latents, actions, early_B
+    aligning = step >= section.pretrain_steps
+    share = jnp.where(aligning, section.align_rollout_fraction, 0.0)
+    rollout_B = jax.random.uniform(source_key, early_B.shape) < share
+
+    def pick(rollout: jax.Array, disk: jax.Array) -> jax.Array:
+        return jnp.where(rollout_B.reshape(-1, *[1] * (disk.ndim - 1)), rollout, disk)
+
+    rollouts = _sample(setting, batch["rollouts"], rollout_key)
+    latents, actions = jax.tree.map(pick, rollouts, (latents, actions))
+    return latents, actions, early_B & ~rollout_B
 
 
 def _sample(
@@ -247,10 +272,11 @@ def _self_forced(
     predicted = predict_chunk(
         network,
         latents[:count, :length],
-        condition(actions_BKA[:count]),
+        actions_BKA[:count],
         key,
         1,
         setting.env.image_size,
+        setting.config.world_model.prediction,
     )
     forced = jax.lax.stop_gradient(predicted[:, -length:])
     return jnp.concatenate([forced, history[count:]])

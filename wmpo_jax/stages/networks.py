@@ -1,0 +1,192 @@
+"""Which networks a run trains, and the weights they begin with.
+
+Without a section `networks` in the config they are the tiny ones that fit the task. With it each
+role has a size, the name of a preset of its network class ("openvla_7b"), or an imported
+checkpoint, the folder that `python -m wmpo_jax.convert import` made, whose size and weights it
+takes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from wmpo_jax.conversion.kinds import compute_in
+from wmpo_jax.conversion.load import load_statistics, transform_config
+from wmpo_jax.conversion.store import ASSETS, Store
+from wmpo_jax.data.statistics import ActionStatistics
+from wmpo_jax.data.transforms import ImageTransformConfig
+from wmpo_jax.envs.protocol import Task
+from wmpo_jax.models.autoencoder_kl import AutoencoderKLConfig
+from wmpo_jax.models.layers import stack_layers
+from wmpo_jax.models.stdit import STDiTConfig
+from wmpo_jax.models.videomae import VideoMAEConfig
+from wmpo_jax.models.vla import PromptTokenizer, VLAConfig
+from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.stages import training
+from wmpo_jax.stages.setting import Setting
+
+PRESETS: dict[str, type] = {
+    "policy": VLAConfig,
+    "world_model": STDiTConfig,
+    "autoencoder": AutoencoderKLConfig,
+    "reward": VideoMAEConfig,
+}
+
+
+def released(config: ConfigDict, role: str) -> Any:
+    """The config of a role's network as `networks` wants it; None where the tiny one is meant.
+
+    Raises:
+      UserError: no such preset, or no checkpoint of that kind.
+    """
+    if "networks" not in config:
+        return None
+    store = checkpoint(config, role)
+    if store is not None:
+        return compute_in(store.config, jnp.dtype(config.networks.dtype))
+    name, family = config.networks[role], PRESETS[role]
+    if not hasattr(family, name):
+        raise UserError(
+            f"networks.{role} = {name!r} is no preset of {family.__name__}: "
+            "see the class for their names."
+        )
+    return compute_in(getattr(family, name)(), jnp.dtype(config.networks.dtype))
+
+
+def checkpoint(config: ConfigDict, role: str) -> Store | None:
+    """The imported checkpoint that a role begins with, if it does."""
+    folder = config.networks.weights[role] if "networks" in config else ""
+    if not folder:
+        return None
+    store = Store(Path(folder))
+    if store.kind.name != role:
+        raise UserError(f"networks.weights.{role} = {folder} is a {store.kind.name}: give another.")
+    return store
+
+
+def vla_config(config: ConfigDict, task: Task) -> VLAConfig:
+    """Of the policy; released sizes are scanned."""
+    sizes = released(config, "policy")
+    if sizes is None:
+        return VLAConfig.tiny(task.action_dim, task.chunk, n_action_classes=config.policy.bins)
+    _must_fit("policy", task, action_dim=sizes.action_dim, chunk=sizes.chunk)
+    return sizes.scanned()
+
+
+def vla_transform(config: ConfigDict) -> ImageTransformConfig:
+    """What the policy sees of a frame: the same for real and for imagined ones."""
+    sizes, store = released(config, "policy"), checkpoint(config, "policy")
+    if store is not None:
+        return transform_config(store, lanczos_resize=True, jpeg=False)
+    if sizes is None:
+        return ImageTransformConfig.tiny()
+    return dataclasses.replace(ImageTransformConfig.openvla(), size=sizes.image_size)
+
+
+def tokenizer(config: ConfigDict) -> PromptTokenizer:
+    """The checkpoint's own, or the package's."""
+    store = checkpoint(config, "policy")
+    if store is None:
+        return PromptTokenizer()
+    return PromptTokenizer(store.folder / ASSETS / "tokenizer.json")
+
+
+def policy_statistics(config: ConfigDict, task: Task) -> ActionStatistics | None:
+    """Those that an imported policy acts by; None for one that begins from nothing."""
+    store = checkpoint(config, "policy")
+    if store is None:
+        return None
+    return load_statistics(store.folder / ASSETS, config.networks.statistics or task.name)
+
+
+def stdit_config(config: ConfigDict, task: Task) -> STDiTConfig:
+    section, sizes = config.world_model, released(config, "world_model")
+    if sizes is not None:
+        _must_fit("world_model", task, action_dim=sizes.action_dim, chunk=sizes.chunk)
+        if sizes.history != section.history:
+            raise UserError(
+                f"The world model looks {sizes.history} frames back and world_model.history is "
+                f"{section.history}: make them equal."
+            )
+        return sizes
+    tiny = STDiTConfig.tiny(2 * task.action_dim, task.chunk, section.history)
+    return dataclasses.replace(
+        tiny, hidden=section.hidden, depth=section.depth, heads=section.heads
+    )
+
+
+def autoencoder_config(config: ConfigDict, scale: float) -> AutoencoderKLConfig:
+    sizes = released(config, "autoencoder") or AutoencoderKLConfig.tiny()
+    return dataclasses.replace(sizes, scaling_factor=scale)
+
+
+def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
+    """With a (failure, success) pair of logits per instruction."""
+    section, sizes = config.reward, released(config, "reward")
+    labels = 2 * len(task.instructions)
+    if sizes is None:
+        return VideoMAEConfig.tiny(section.window, task.image_size, labels)
+    if sizes.num_frames != section.window:
+        raise UserError(
+            f"The classifier sees {sizes.num_frames} frames and reward.window is "
+            f"{section.window}: make them equal."
+        )
+    return dataclasses.replace(sizes, num_labels=labels)
+
+
+def _must_fit(role: str, task: Task, **sizes: int) -> None:
+    for name, value in sizes.items():
+        if value != getattr(task, name):
+            raise UserError(
+                f"The {role} was made for {name} {value} and {task.name} has "
+                f"{getattr(task, name)}: choose another checkpoint, size or task."
+            )
+
+
+def create(setting: Setting, role: str, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+    """(graphdef, float32 params) that training begins with, each made or read in its shards.
+
+    A classifier whose head is for other labels keeps a fresh head and takes the rest.
+
+    Raises:
+      UserError: the checkpoint is damaged or of another network.
+    """
+    store = checkpoint(setting.config, role)
+    if store is None:
+        return training.create(setting.mesh, build)
+    graphdef, wanted = training.abstract(setting.mesh, build)
+    loaded = _load(setting, store)
+    target = nnx.to_flat_state(wanted)
+    found = dict(nnx.to_flat_state(loaded))
+    fits = {path: path in found and found[path].shape == v.shape for path, v in target}
+    missing = [path for path, fit in fits.items() if not fit]
+    fresh: dict[Any, Any] = {}
+    if missing and role == "reward" and all(path[0] == "classifier" for path in missing):
+        fresh = dict(nnx.to_flat_state(training.create(setting.mesh, build)[1]))
+    elif missing:
+        raise UserError(
+            f"{store.folder} does not fit networks.{role} at {'/'.join(map(str, missing[0]))} and "
+            f"{len(missing) - 1} other places: give the checkpoint of this network."
+        )
+    chosen = {p: v.replace(found[p][...] if fits[p] else fresh[p][...]) for p, v in target}
+    return graphdef, nnx.from_flat_state(chosen)
+
+
+def _load(setting: Setting, store: Store) -> nnx.State:
+    """Parameters in float32, layers stacked where the network scans them."""
+    mesh = setting.mesh
+    place = lambda name, shape: jax.sharding.NamedSharding(mesh, sharding.spec(name, shape, mesh))  # noqa: E731
+    _, params = store.params(jnp.float32, place)
+    if store.kind.name != "policy":
+        return params
+    stack = lambda params: stack_layers(params, "blocks")  # noqa: E731
+    return jax.jit(stack, out_shardings=sharding.shardings(mesh, jax.eval_shape(stack, params)))(
+        params
+    )
