@@ -14,7 +14,7 @@ class Lifts:
     """
 
     name = "toy_d0"
-    instructions = ("coffee", "the square")
+    instructions: tuple[str, ...] = ("coffee", "the square")
     action_dim = 7
     horizon = 8
     chunk = 4

@@ -29,7 +29,7 @@ __all__ = ["throwaway_cache"]  # used by pytest
 class Drawers(Lifts):
     """With the words of the dataset, and chunks as released networks want them."""
 
-    instructions = ("pick up the bowl", "open the drawer")
+    instructions: tuple[str, ...] = ("pick up the bowl", "open the drawer")
     chunk, horizon, image_size = 8, 16, 32
 
 
