@@ -10,9 +10,8 @@
 Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
 
 `:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
-succeed. Stages demos, sft and collect have been run so; the later ones not yet. `:tiny` gives whole
-episodes to networks of a million parameters at 64 pixels; it has not been run, and success is not
-expected.
+succeed; that takes ten minutes of two cores. `:tiny` gives whole episodes to networks of a million
+parameters at 64 pixels; it has not been run, and success is not expected.
 
 `:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
@@ -26,17 +25,19 @@ VideoMAE-B at 256 x 256, with the reference's learning rates and global batch si
         --config.networks.weights.world_model=ckpt/wm --config.networks.weights.autoencoder=ckpt/vae
 
 Tests run these stages with small checkpoints in the released formats; nothing has been trained at
-the released sizes. `:lora` is for plans alone.
+the released sizes. `:lora` trains adapters beside a frozen policy. `:mid` is the released form with
+a policy of 0.6 B and a world model of 0.3 B parameters, for one GPU (docs/performance.md).
 
-Demonstrations are scripted pick-and-places through LIBERO's own controller, because the public ones
-must be downloaded.
+Without data.source, demonstrations are scripted pick-and-places through LIBERO's own controller.
+Their frames are held in memory, and a copy on every device: 256-pixel demonstrations by the
+thousand belong on disk.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: "", "lora", "tiny", "smoke" or "checkpoint"."""
+    """`variant`: "", "lora", "mid", "tiny", "smoke" or "checkpoint"."""
     config = ConfigDict()
     config.seed = 0
     config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
@@ -48,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.libero = ConfigDict(
         {
             "tasks": (0, 1),  # of the suite; () means all
+            "physics": "c",  # or "mjx", for tasks that docs/libero_mjx.md lists
             "horizon": 0,  # actions that count; 0 means the suite's own
             "workers": 2,  # processes, a gigabyte and a core each
             "wave": 8,  # episodes of one task that are played together, the policy's batch
@@ -159,13 +161,16 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     if variant in ("", "lora"):
         _released_sizes(config, lora=variant == "lora")
+    elif variant == "mid":
+        _released_sizes(config, lora=False)
+        _mid(config)
     elif variant == "smoke":
         _shrink(config)
     elif variant == "checkpoint":
         _score(config)
     elif variant != "tiny":
         raise ValueError(
-            "configs/libero.py knows the variants lora, tiny, smoke and checkpoint, "
+            "configs/libero.py knows the variants lora, mid, tiny, smoke and checkpoint, "
             f"not {variant!r}"
         )
     return config
@@ -260,7 +265,6 @@ def _released_sizes(config: ConfigDict, lora: bool) -> None:
             "group_size": 8,
             "attempts": 4,
             "chunks": 32,  # what plans assume: 8 actions each, in an imagined episode
-            "imagined_at_once": 512,  # and this many episodes
             "epochs": 1,
             "minibatch": 128,  # episodes
             "micro_chunks": 8,  # decisions per episode that go through the policy at once
@@ -274,3 +278,10 @@ def _released_sizes(config: ConfigDict, lora: bool) -> None:
         }
     )
     config.evaluate.update(episodes=500, batch_size=500)
+
+
+def _mid(config: ConfigDict) -> None:
+    """Nothing is released at this size: all but the autoencoder is trained from nothing."""
+    config.networks.update(policy="mid", world_model="mid")
+    config.world_model.update(pretrain_steps=50_000, demo_fraction=0.5, batch_size=64, accumulate=2)
+    config.improve.update(groups=8, minibatch=64)

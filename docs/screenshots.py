@@ -2,13 +2,15 @@
 
     python docs/screenshots.py --workdir=runs/tiny
 
-checks what the pages should do under real clicks, keys and touches, and writes docs/images/*.png.
+checks what the pages do under real clicks, keys and touches, wide and narrow, light and dark, and
+writes docs/images/*.png; --whole=FOLDER writes all eight pictures in full length.
 Needs `pip install -e '.[browser]'` and a Chromium: --browser names it, `apt-get install chromium`
 brings one.
 """
 
 import argparse
 import contextlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -16,12 +18,21 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import (  # pyright: ignore[reportMissingImports]
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from wmpo_jax.report.page import write_report
 
 IMAGES = Path(__file__).parent / "images"
 SIZES = {"wide": (1200, 860), "narrow": (390, 844)}
+SCHEMES = ("light", "dark")
+KEPT = {("wide", "light"), ("narrow", "dark")}  # as pictures of the documents
 STARTUP_SECONDS = 600  # of a cold compilation on a busy machine
 PATIENCE_MS = 30_000
 
@@ -30,14 +41,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--browser", default=shutil.which("chromium"))
+    parser.add_argument("--whole", type=Path, help="folder for pictures of every size and scheme")
     flags = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     report = write_report(flags.workdir).resolve().as_uri()
     expect.set_options(timeout=PATIENCE_MS)
     with served(flags.workdir) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=flags.browser, args=["--no-sandbox"])
-        film(browser, url, "play", drive)
-        film(browser, report, "report", read)
+        for size, scheme in itertools.product(SIZES, SCHEMES):
+            film(browser, url, "play", drive, size, scheme, flags.whole)
+            film(browser, report, "report", read, size, scheme, flags.whole)
         browser.close()
     return 0
 
@@ -59,25 +72,35 @@ def served(workdir: Path) -> Iterator[str]:
         process.wait(timeout=STARTUP_SECONDS)
 
 
-def film(browser: Browser, url: str, name: str, tour: Callable[[Page], None]) -> None:
-    """The tour in a wide light window and in a narrow dark one that is touched."""
-    for size, scheme in (("wide", "light"), ("narrow", "dark")):
-        width, height = SIZES[size]
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme=scheme,  # pyright: ignore[reportArgumentType]
-            has_touch=size == "narrow",
-        )
-        page = context.new_page()
-        complaints = listen(page, url)
-        page.goto(url)
-        tour(page)
-        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert overflow <= 0, f"{name}, {size}: {overflow} px wider than the window"
-        assert complaints == [], f"{name}, {size}: {complaints}"
+def film(
+    browser: Browser,
+    url: str,
+    name: str,
+    tour: Callable[[Page], None],
+    size: str,
+    scheme: str,
+    whole: Path | None = None,
+) -> None:
+    """The tour in a window of one size and scheme; a narrow one is touched."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,  # pyright: ignore[reportArgumentType]
+        has_touch=size == "narrow",
+    )
+    page = context.new_page()
+    complaints = listen(page, url)
+    page.goto(url)
+    tour(page)
+    overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert overflow <= 0, f"{name}, {size}, {scheme}: {overflow} px wider than the window"
+    assert complaints == [], f"{name}, {size}, {scheme}: {complaints}"
+    if (size, scheme) in KEPT:
         page.screenshot(path=IMAGES / f"{name}_{size}.png", full_page=name == "play")
-        context.close()
-        print(f"{name}, {size}: as it should be", flush=True)
+    if whole:
+        page.screenshot(path=whole / f"{name}_{size}_{scheme}.png", full_page=True)
+    context.close()
+    print(f"{name}, {size}, {scheme}: as it should be", flush=True)
 
 
 def listen(page: Page, url: str) -> list[str]:

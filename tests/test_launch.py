@@ -18,6 +18,7 @@ SETTINGS = {
     "tpu_pod.sh": {"TPU": "pod", "ZONE": "us-east5-a", "REPO": "https://host/x.git"},
     "slurm.sh": {"NODES": "4", "GPUS": "8"},
     "gpu.sh": {"RUNS": "/data/runs"},
+    "release.sh": {},
 }
 
 

@@ -2,7 +2,8 @@
 
     python -m wmpo_jax.main --config=configs/tiny.py --config.improve.iterations=3
 
-Exit status: 0 done, 2 the user can mend it, 75 stopped on request (the same command continues).
+Exit status: 0 done, 2 the user can mend it, 75 stopped on request or because another host was lost
+(the same command continues).
 """
 
 import argparse
@@ -47,7 +48,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
     from wmpo_jax import stages
-    from wmpo_jax.runtime import distributed, mesh, preemption
+    from wmpo_jax.runtime import distributed, mesh, preemption, watch
     from wmpo_jax.runtime.workdir import Workdir
 
     distributed.initialize(flags.cluster)
@@ -56,7 +57,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     devices = mesh.make_mesh(config)
     workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
     print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
-    with workdir.lock(), distributed.watching_hosts():
+    with workdir.lock(), watch.collectives():
         stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else ())
 
 

@@ -24,7 +24,6 @@ ONE_GPU = (
     "world_model.accumulate=32",
     "reward.batch_size=16",
     "improve.groups=8",
-    "improve.imagined_at_once=16",
     "improve.minibatch=16",
     "improve.micro_chunks=1",
 )
@@ -42,7 +41,7 @@ class Preset(NamedTuple):
 PRESETS = (
     Preset("LoRA on one 80-GB GPU", "configs/libero.py:lora", "80GB:1", ONE_GPU),
     Preset("Full fine-tuning on eight 80-GB GPUs", "configs/libero.py", "80GB:8", (
-        "improve.imagined_at_once=128", "improve.groups=32", "improve.micro_chunks=1",
+        "improve.groups=32", "improve.micro_chunks=1",
         "world_model.batch_size=32", "world_model.accumulate=4",
     )),
     Preset("v5e-64", "configs/libero.py", "v5e:8x8", ("improve.micro_chunks=2",)),

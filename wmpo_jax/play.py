@@ -50,7 +50,7 @@ def open_session(path: Path) -> Any:
     """The session of a workdir, everything compiled.
 
     Raises:
-      UserError: not a workdir, or its world model has not been trained.
+      UserError: not a workdir, one of an older version, or its world model has not been trained.
     """
     from ml_collections import ConfigDict
 
@@ -68,7 +68,14 @@ def open_session(path: Path) -> Any:
     config = ConfigDict(load_json(stored))
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     setting = Setting(config, Workdir(path, config), mesh.make_mesh(config))
-    session = Session(open_worlds(setting), stored_starts(setting), setting.workdir.path.name)
+    try:
+        worlds, starts = open_worlds(setting), stored_starts(setting)
+    except AttributeError as error:  # of the config: a field that is younger than the workdir
+        raise UserError(
+            f"{stored} does not fit this version of wmpo_jax ({error}); start a new workdir, or "
+            "drive this one with the version that made it."
+        ) from error
+    session = Session(worlds, starts, setting.workdir.path.name)
     session.warm_up()
     return session
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from wmpo_jax.conversion.kinds import KINDS
 from wmpo_jax.conversion.torch_files import save_state_dict
@@ -131,6 +132,14 @@ def write_folder(folder: Path, kind: str, weights: Mapping[str, np.ndarray], sha
     if kind == "policy":
         (folder / "dataset_statistics.json").write_text(json.dumps(STATISTICS))
     return folder
+
+
+def write_tokenizer(folder: Path, words: Sequence[str]) -> None:
+    """One token per word, behind the special ones of Llama's."""
+    known = ["<s>", "<unk>", "</s>", "<PAD>", "In:", "Out:", *words]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def write_shards(folder: Path, weights: Mapping[str, np.ndarray], n: int, pattern: str) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tarfile
 from pathlib import Path
 
 import h5py
@@ -98,6 +99,21 @@ def test_a_bad_episode_is_refused_or_counted(tmp_path, episodes, what):
     _assert_refused_or_counted(tmp_path / "set.tar", sentence, good=[0, 2])
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_nan_is_found_in_every_format(tmp_path, episodes, name):
+    path = tmp_path / {"webdataset": "set.tar", "hdf5": "set.hdf5"}.get(name, "set")
+    WRITERS[name](path, [episodes[0], _nan(episodes[1]), episodes[2]])
+    _assert_refused_or_counted(path, "NaN or an infinity in action 3", good=[0, 2])
+
+
+def test_hdf5_of_other_widths_and_sizes(tmp_path, episodes):
+    """An episode of its own shape, in the one other format that can hold such."""
+    for spoil, sentence in (BAD_EPISODES["width"], BAD_EPISODES["size"]):
+        path = tmp_path / f"{spoil.__name__}.hdf5"
+        WRITERS["hdf5"](path, [episodes[0], spoil(episodes[1]), episodes[2]])
+        _assert_refused_or_counted(path, sentence, good=[0, 2])
+
+
 def _assert_refused_or_counted(path: Path, sentence: str, good: list[int]) -> None:
     with pytest.raises(UserError, match=sentence):
         open_dataset(path, on_bad="refuse")
@@ -128,6 +144,17 @@ def test_a_tar_without_a_member(tmp_path, episodes):
                 sample["action.npy"] = episode.info.actions_NA
             sink.write(sample)
     _assert_refused_or_counted(tmp_path / "set.tar", "sample 0 has no action.npy", [1])
+
+
+def test_a_tar_with_an_unreadable_video(tmp_path, episodes):
+    """The bytes of one video.npy are noise from its header on."""
+    write_webdataset(tmp_path / "set.tar", episodes[:3])
+    with tarfile.open(tmp_path / "set.tar") as tar:
+        place = [member for member in tar if member.name.endswith("video.npy")][1]
+    content = bytearray((tmp_path / "set.tar").read_bytes())
+    content[place.offset_data : place.offset_data + 64] = bytes(64)
+    (tmp_path / "set.tar").write_bytes(content)
+    _assert_refused_or_counted(tmp_path / "set.tar", "000001", [0, 2])
 
 
 def test_hdf5_without_a_key(tmp_path, episodes):

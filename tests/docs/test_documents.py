@@ -5,10 +5,14 @@ import shlex
 
 import pytest
 
+from tests.data.conftest import throwaway_cache
 from tests.docs.documents import PAGES, ROOT, blocks, commands
+from wmpo_jax.data import formats
 from wmpo_jax.envs import registry
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.stages.pipeline import STAGES
+
+__all__ = ["throwaway_cache"]  # used by pytest
 
 # What a command begins with or calls -> where it is executed, or why it is not.
 ELSEWHERE = {
@@ -25,8 +29,12 @@ ELSEWHERE = {
     "-m wmpo_jax.report.collate": "tests/report/test_collate.py",
     "-m wmpo_jax.report.compare": "tests/report/test_compare.py",
     "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",
+    "examples/real_robot.py": "tests/examples/test_real_robot.py",
     "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
+    "benchmarks.two_hosts": "not here: two whole runs; test_two_hosts.py has small ones",
+    "benchmarks.libero_mjx": "not here: half an hour; test_fidelity.py has one short episode",
     "docs/screenshots.py": "not here: needs a Chromium",
+    "bash launch/release.sh": "not here: needs the network and ten minutes",
     "pip install": "not here: changes the environment that the tests run in",
     "pre-commit install": "not here: changes the clone that the tests run in",
 }
@@ -37,6 +45,8 @@ PYTHON = [page for page in PAGES if any(b.kind == "python" for b in blocks(page)
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
 def test_code_of_a_page_runs_from_top_to_bottom(page, monkeypatch):
     monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(formats, "SOURCES", dict(formats.SOURCES))
+    monkeypatch.setattr(formats, "_SIGNS", dict(formats._SIGNS))
     names: dict = {}
     for block in blocks(page):
         if block.kind == "python" and block.why is None:

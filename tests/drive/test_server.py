@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import threading
 
@@ -101,3 +102,10 @@ def test_door_refuses_what_is_no_workdir(tmp_path, capsys):
     assert play.main([f"--workdir={tmp_path}", "--port=0"]) == 2
     assert "no config.json" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_of_an_older_version_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    (tmp_path / "config.json").write_text('{"seed": 0, "task": "press", "image_size": 32}')
+    assert play.main([f"--workdir={tmp_path}", "--port=0"]) == 2
+    assert "does not fit this version" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from wmpo_jax.models.layers import stack_layers, unstack_layers
+from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
 from wmpo_jax.models.vla import VLA, VLAConfig
 from wmpo_jax.models.vla.lora import add_lora
 
@@ -37,6 +38,15 @@ def test_scanned_policy_is_the_same_policy():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), unstacked, gradient)
     back = unstack_layers(stacked, params, "blocks")
     jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_scanned_classifier_is_the_same_classifier():
+    config = VideoMAEConfig.tiny()
+    network = VideoMAE(config, rngs=nnx.Rngs(0))
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: VideoMAE(config.scanned(), rngs=nnx.Rngs(0))))
+    scanned = nnx.merge(graphdef, stack_layers(nnx.state(network), "layers"))
+    windows = jax.random.normal(jax.random.key(1), (2, 4, 32, 32, 3))
+    np.testing.assert_allclose(scanned(windows), network(windows), atol=1e-6)
 
 
 def test_scanned_layers_take_adapters():

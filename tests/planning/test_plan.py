@@ -1,8 +1,15 @@
 """The door to planning: mistakes end with one sentence."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from wmpo_jax import plan
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -17,3 +24,26 @@ from wmpo_jax import plan
 def test_misuse(flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(flags) == 2
     assert sentence in capsys.readouterr().err
+
+
+def door(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "wmpo_jax.plan", *flags]
+    # Other tests leave a number of pretend devices behind in XLA_FLAGS.
+    environment = os.environ | {"XLA_FLAGS": ""}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+def test_a_machine_that_is_too_small_is_told_what_to_change() -> None:
+    done = door("--topology=24GB:2", "--phases=world_model,score")
+    assert done.returncode == 1, done.stderr[-3000:]
+    training, scoring = done.stdout.splitlines()[-2:]
+    assert "NO: lower world_model.batch_size" in training
+    assert scoring.startswith("| score |") and scoring.rstrip(" |").endswith("yes")
+
+
+def test_a_batch_that_does_not_divide_the_mesh() -> None:
+    done = door("--topology=80GB:3", "--phases=reward")
+    assert done.returncode == 2
+    assert "reward.batch_size = 64 cannot be spread over data x fsdp = 3 chips" in done.stderr

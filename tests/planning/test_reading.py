@@ -1,11 +1,20 @@
 """What the plan reads off jaxprs, compiled text and names of machines, on small cases."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from wmpo_jax.planning import chips, flops
-from wmpo_jax.planning.collectives import Collective, collectives
+from wmpo_jax.planning.collectives import (
+    Collective,
+    Matrices,
+    collectives,
+    stray_gathers,
+    trips,
+    within,
+)
 from wmpo_jax.runtime.errors import UserError
 
 HLO = """
@@ -29,7 +38,8 @@ backend_config={"known_trip_count":{"n":"30"}}
 ENTRY %main (p0: f32[8]) -> f32[8] {
   %w = (s32[], bf16[4,8]) while(%t), condition=%cond, body=%outer, \
 backend_config={"known_trip_count":{"n":"28"}}
-  %start = (f32[8]{0}, f32[64]{0}) all-reduce-start(%p0), to_apply=%add
+  %two = (bf16[4]{0}, /*index=1*/f32[6]{0}) all-reduce(%a, %b), to_apply=%add
+  %start = (f32[8]{0}, f32[4,4,4]{0}) all-reduce-start(%p0), to_apply=%add
   ROOT %done = f32[8]{0} all-reduce-done(%start)
 }
 """
@@ -37,9 +47,34 @@ backend_config={"known_trip_count":{"n":"28"}}
 
 def test_collectives_are_counted_as_often_as_their_loops_run() -> None:
     assert collectives(HLO) == [
-        Collective("all-gather", 256, 128, 28 * 30, (28, 30)),
-        Collective("all-reduce", 256, 64, 1, ()),
+        Collective("all-gather", 256, ((16, 8),), 28 * 30, (28, 30)),
+        Collective("all-reduce", 8 + 24, ((4,), (6,)), 1, ()),
+        Collective("all-reduce", 256, ((8,), (4, 4, 4)), 1, ()),
     ]
+
+
+def test_matrices_sent_outside_the_loop_of_their_layers_are_found() -> None:
+    found = collectives(HLO)
+    layer, other = (8, 16), (4, 32)
+    assert stray_gathers(found, Matrices({28: {layer}, 4: {other}}, set())) == []
+    assert stray_gathers(found, Matrices({4: {layer}}, set())) == found[:1]  # elsewhere
+    assert stray_gathers(found, Matrices({4: {layer}}, {layer})) == []  # or it is another one
+    assert stray_gathers(found, Matrices({9: {(8, 8)}}, set())) == found[2:]  # split into heads
+    assert stray_gathers(found, Matrices({4: {(4, 4)}}, set())) == found[2:]  # all layers at once
+    assert within(found, 30) == found[:1]
+
+
+def test_trips_of_a_loop_are_its_bound_where_the_compiler_gives_none() -> None:
+    text = HLO.replace(', backend_config={"known_trip_count":{"n":"30"}}', "").replace(
+        "\n  ROOT %less", "\n  %bound = s32[]{:T(128)} constant(30)\n  ROOT %less"
+    )
+    assert "30" in text and '"30"' not in text
+    assert [c.loops for c in collectives(text)] == [(28, 30), (), ()]
+    assert trips(text) == {28, 30}
+
+
+def operations(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
+    return flops.count(jax.make_jaxpr(function)(*arguments))
 
 
 def test_flops_of_scanned_and_rematerialised_products() -> None:
@@ -50,9 +85,9 @@ def test_flops_of_scanned_and_rematerialised_products() -> None:
         return jax.lax.scan(body, x, w)[0].sum()
 
     product = 2 * 2 * 4 * 4
-    assert flops.of(loss, jnp.ones((2, 4))) == 3 * product
+    assert operations(loss, jnp.ones((2, 4))) == 3 * product
     # Backward: the product again, and the gradient of x.
-    assert flops.of(jax.grad(loss), jnp.ones((2, 4))) == 3 * product * 3
+    assert operations(jax.grad(loss), jnp.ones((2, 4))) == 3 * product * 3
 
 
 def test_flops_of_a_convolution() -> None:
@@ -61,7 +96,7 @@ def test_flops_of_a_convolution() -> None:
             image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    assert flops.of(convolve, jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 7))) == 2 * 25 * 7 * 18
+    assert operations(convolve, jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 7))) == 2 * 25 * 7 * 18
 
 
 def test_machines() -> None:

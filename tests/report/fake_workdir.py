@@ -39,7 +39,16 @@ def fake_workdir(path: Path) -> Path:
         ],
     )
     write_clips(path / "data" / "videos")
+    (path / "data" / "evaluation").mkdir()
+    outcomes: Any = fake_outcomes()  # savez has other keywords too
+    np.savez(path / "data" / "evaluation" / "results.npz", **outcomes)
     return path
+
+
+def fake_outcomes() -> dict[str, np.ndarray]:
+    """Of the three starts that are filmed."""
+    base, wmpo = np.array([False, True, True]), np.array([True, True, False])
+    return {"seeds": np.arange(3), "base_greedy": base, "wmpo_greedy": wmpo}
 
 
 def fake_results() -> dict[str, dict[str, Any]]:

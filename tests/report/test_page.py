@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from tests.report.fake_workdir import FRAMES, fake_results, fake_workdir, write_clips, write_json
+from tests.report.fake_workdir import (
+    FRAMES,
+    fake_outcomes,
+    fake_results,
+    fake_workdir,
+    write_clips,
+    write_json,
+)
 from wmpo_jax.report.page import headline, write_report
 from wmpo_jax.report.record import minutes, read_curves, read_run, real_episodes
 from wmpo_jax.report.tables import gates, result_table
-from wmpo_jax.report.videos import read_clips
+from wmpo_jax.report.videos import read_clips, what_became
 from wmpo_jax.runtime.errors import UserError
 
 
@@ -156,6 +163,18 @@ def test_clips_show_left_and_right_enlarged_and_loop(tmp_path):
     assert pixels.shape == (26 + 192 + 3, 2 * 192 + 6, 3)
     pad = pixels[26 + 6 * 20 : 26 + 6 * 28, 6 * 18 : 6 * 26]
     assert (pad == (190, 90, 60)).all()
+
+
+def test_clips_say_what_became_of_their_start(page_text):
+    for words in ("start 0: base failed, WMPO solved it", "start 1: both solved it"):
+        assert words in page_text
+    assert what_became("start 2", fake_outcomes()) == "base solved it, WMPO failed"
+    assert what_became("start 9", fake_outcomes()) == ""
+    assert what_became("imagination lied", fake_outcomes()) == ""
+
+
+def test_confusion_matrices_come_with_precision_and_recall(page_text):
+    assert "precision 96.9 %, recall 94.1 %" in page_text  # 190 of 196, 190 of 202
 
 
 def test_clips_of_different_shapes_are_refused(tmp_path):

@@ -70,6 +70,18 @@ def test_a_file_that_is_no_config(tmp_path: Path, source: str | None, message: s
         load_config(str(path))
 
 
+def test_an_installed_package_brings_its_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, empty = tmp_path / "package", tmp_path / "empty"
+    (package / "configs").mkdir(parents=True)
+    empty.mkdir()
+    (package / "configs" / "little.py").write_text(SOURCE)
+    monkeypatch.setattr("wmpo_jax.runtime.config.PACKAGE", package)
+    monkeypatch.chdir(empty)
+    assert load_config("configs/little.py:smoke").sft.steps == 10
+
+
 def test_hash_follows_the_values(spec: str) -> None:
     config = load_config(spec)
     assert config_hash(config) == config_hash(load_config(spec))

@@ -18,14 +18,14 @@ distributed.initialize(cluster=False)
 import jax, numpy as np
 from ml_collections import ConfigDict
 from wmpo_jax.runtime.checkpoints import Checkpoints
-from wmpo_jax.runtime.mesh import make_mesh, replicate, shard_batch
+from wmpo_jax.runtime.mesh import make_mesh, replicate, spread_part
 from wmpo_jax.runtime.workdir import Workdir
 preemption.install()
 config = ConfigDict({"mesh": {"data": -1, "fsdp": 1, "tensor": 1}})
 mesh = make_mesh(config)
 workdir = Workdir(sys.argv[1], config)
 with workdir.lock():
-    batch = shard_batch(mesh, np.full((2, 3), jax.process_index(), np.float32))
+    batch = spread_part(mesh, np.full((2, 3), jax.process_index(), np.float32), 4)
     total = float(jax.jit(lambda x: x.sum(), out_shardings=replicate(mesh, 0.0).sharding)(batch))
     checkpoints = Checkpoints(workdir.checkpoints("sft"))
     checkpoints.save(1, {"batch": batch})

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,21 @@ def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert theirs in os.environ["XLA_FLAGS"]
     assert "--xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/theirs"
+
+
+@pytest.mark.parametrize(
+    ("node", "platforms"), [("null", "cpu"), ("accel0", None), ("vfio/0", None), ("nvidia0", None)]
+)
+def test_libtpu_is_left_alone_where_no_accelerator_is(
+    node: str, platforms: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("libtpu")
+    (tmp_path / node).parent.mkdir(exist_ok=True)
+    (tmp_path / node).touch()
+    monkeypatch.setattr(environment, "_DEV", tmp_path)
+    monkeypatch.setattr(os, "environ", {})
+    environment.prepare()
+    assert os.environ.get("JAX_PLATFORMS") == platforms
 
 
 def test_preparing_does_not_start_jax() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import make_mesh, replicate, shard_batch
+from wmpo_jax.runtime.mesh import make_mesh, replicate, spread_whole
 
 
 def config(**sizes: int) -> ConfigDict:
@@ -20,7 +20,7 @@ def config(**sizes: int) -> ConfigDict:
 def test_one_device() -> None:
     mesh = make_mesh(config())
     assert mesh.shape == {"data": jax.device_count(), "fsdp": 1, "tensor": 1}
-    batch = shard_batch(mesh, {"x": np.arange(8)})
+    batch = spread_whole(mesh, {"x": np.arange(8)})
     assert np.array_equal(batch["x"], np.arange(8))
     assert replicate(mesh, jax.random.key(0)).dtype == jax.random.key(0).dtype
 
@@ -36,13 +36,18 @@ import numpy as np
 from wmpo_jax.runtime import environment
 environment.prepare(cpu_devices=2)
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import make_mesh, shard_batch
+from wmpo_jax.runtime.mesh import host_rows, make_mesh, spread_padded, spread_whole
+from wmpo_jax.runtime.sharding import apart
 from tests.runtime.test_mesh import config
 mesh = make_mesh(config())
-batch = shard_batch(mesh, np.zeros((6, 3)))
+batch = spread_whole(mesh, np.zeros((6, 3)))
 assert [shard.data.shape for shard in batch.addressable_shards] == [(3, 3), (3, 3)]
+assert spread_padded(mesh, np.arange(5)).tolist() == [0, 1, 2, 3, 4, 4]
+assert host_rows(mesh, 6).tolist() == [0, 1, 2, 3, 4, 5]
+# Each device adds up its own three rows.
+assert apart(mesh, lambda x: x.cumsum())(np.arange(6)).tolist() == [0, 1, 3, 3, 7, 12]
 try:
-    shard_batch(mesh, np.zeros((5, 3)))
+    spread_whole(mesh, np.zeros((5, 3)))
 except UserError as error:
     print(error)
 """

@@ -23,8 +23,8 @@ from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import AXES
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("sft", "world_model", "reward", "update", "tokens", "frames")
-MESHES = ("2x2x2",)  # all three axes; sharded_programs knows more
+PROGRAMS = ("sft", "autoencoder", "world_model", "reward", "update", "tokens", "frames")
+MESHES = ("8x1x1", "2x2x2", "1x4x2")
 
 
 def mesh_of(*sizes: int) -> AbstractMesh:
@@ -108,5 +108,6 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_agrees_with_one_device(differences: dict[str, float], program: str, mesh: str) -> None:
     # Tokens are integers: the same key must give the very same ones.
-    bound = 0.0 if program == "tokens" else 1e-5
+    # Frames are uint8: rounding puts a pixel in ten thousands on the neighbouring level.
+    bound = {"tokens": 0.0, "frames": 1e-4}.get(program, 1e-5)
     assert differences[f"{program} {mesh}"] <= bound

@@ -134,6 +134,15 @@ def run_world_model(setting):
     return train(setting, build, loss, world_model._optimizer(setting), corpus, averaged=True)
 
 
+def run_autoencoder(setting):
+    data = {name: films(setting) for name in autoencoder.SOURCES}
+    loss = lambda graph, params, data, key, now: autoencoder._loss(  # noqa: E731
+        graph, setting, params, data, key
+    )
+    build = lambda: autoencoder._network(setting, 1.0)  # noqa: E731
+    return train(setting, build, loss, autoencoder._optimizer(setting), data)
+
+
 def run_reward(setting):
     data = {f"{source}_ETHWC": films(setting) for source in reward.SOURCES}
     data["success_E"] = np.arange(EPISODES) % 2 == 0
@@ -175,7 +184,7 @@ def run_imagination(setting):
             dynamics = improve.imagined(setting, *frozen)
             return rollout(family.policy(params, 1.0), dynamics, start, key, 2)
 
-    start = meshes.shard_batch(setting.mesh, start)
+    start = meshes.spread_whole(setting.mesh, start)
     return params, imagine(params, frozen, start, jax.random.key(3))
 
 
@@ -190,7 +199,7 @@ def run_update(setting, params, trajectory):
     state = training.make_sharded(
         setting.mesh, lambda params: grpo_loop.initial_state(params, recipe), params
     )
-    batch, weight = meshes.shard_batch(
+    batch, weight = meshes.spread_whole(
         setting.mesh, jax.device_get((trajectory, jnp.ones(EPISODES)))
     )
     params, _, _ = update(state.params, state.opt_state, batch, weight, jax.random.key(5))
@@ -210,6 +219,7 @@ PROGRAMS = (
     lambda setting: {"sft": run_sft(setting)},
     run_reinforcement,
     lambda setting: {"world_model": run_world_model(setting)},
+    lambda setting: {"autoencoder": run_autoencoder(setting)},
     lambda setting: {"reward": run_reward(setting)},
 )
 

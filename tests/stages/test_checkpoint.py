@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.conversion import synthetic
 from tests.stages.fake_host import Lifts
@@ -24,12 +23,9 @@ from wmpo_jax.stages.setting import Setting
 def folder(tmp_path_factory):
     """A policy as `convert import` leaves it."""
     root = tmp_path_factory.mktemp("checkpoint")
-    words = ["<s>", "<unk>", "</s>", "<PAD>", "In:", "Out:", "coffee", "square"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore
     weights = synthetic.tensors("policy", synthetic.BFLOAT16)
     source = synthetic.write_folder(root / "original", "policy", weights, shards=1)
-    tokenizer.save(str(source / "tokenizer.json"))
+    synthetic.write_tokenizer(source, ["coffee", "square"])
     assert (
         convert.main(["import", "--kind=policy", f"--source={source}", f"--target={root / 'p'}"])
         == 0

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.stages.conftest import finish, start
+from tests.stages.processes import finish, start
 from wmpo_jax.data.dataset import open_dataset
 from wmpo_jax.data.episodes import read_episode
 from wmpo_jax.runtime.files import load_arrays

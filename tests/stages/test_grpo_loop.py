@@ -95,7 +95,7 @@ def learn(folder, params=None, lit=True, **changes):
         return jnp.asarray(np.repeat(buttons + batch * 0, GROUP))
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS)) if params is None else params
-    state = grpo_loop.optimise(
+    state, _ = grpo_loop.optimise(
         "improve", params, family, sample, starts, recipe(**changes), setting(folder)
     )
     return state

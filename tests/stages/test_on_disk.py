@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.data.conftest import make_episode, throwaway_cache
-from tests.stages.conftest import ROOT, finish, start
+from tests.stages.processes import ROOT, finish, start
 from wmpo_jax.data.formats import WRITERS
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.runtime import preemption

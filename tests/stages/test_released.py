@@ -5,14 +5,17 @@ The networks are small and random and nothing is learned; every stage and every 
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from flax import nnx
 
 from tests.conversion import synthetic
 from tests.data.conftest import make_episode, throwaway_cache
 from tests.stages.fake_host import Lifts
 from wmpo_jax import convert
+from wmpo_jax.conversion.store import Store
 from wmpo_jax.data.formats import WRITERS
 from wmpo_jax.envs import registry
 from wmpo_jax.runtime.config import load_config
@@ -22,6 +25,7 @@ from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import networks, pipeline, training
 from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.setting import Setting
+from wmpo_jax.stages.sft import load_base_policy
 
 __all__ = ["throwaway_cache"]  # used by pytest
 
@@ -37,13 +41,10 @@ class Drawers(Lifts):
 def folders(tmp_path_factory):
     """A checkpoint of every kind, as `convert import` leaves it."""
     root = tmp_path_factory.mktemp("released")
-    words = ["<s>", "<unk>", "</s>", "<PAD>", "In:", "Out:", "bowl?", "drawer?"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore
     made = {}
     for kind in networks.PRESETS:
         source = synthetic.write_folder(root / kind, kind, synthetic.tensors(kind), shards=1)
-        tokenizer.save(str(source / "tokenizer.json"))
+        synthetic.write_tokenizer(source, ["bowl?", "drawer?"])
         made[kind] = str(root / f"{kind}_imported")
         flags = ["import", f"--kind={kind}", f"--source={source}", f"--target={made[kind]}"]
         assert convert.main(flags) == 0
@@ -80,6 +81,7 @@ def config(folders, tmp_path):
             "world_model.sampling_steps=2",
             "reward.steps=2",
             "reward.batch_size=4",
+            "reward.accumulate=2",
             "reward.min_step=1",
             "gates.episodes=4",
             "evaluate.episodes=4",
@@ -90,7 +92,9 @@ def config(folders, tmp_path):
 
 
 def test_every_stage_of_the_released_form(config, tmp_path, monkeypatch):
+    """With adapters beside a frozen policy; the stages of the tiny form train all of it."""
     monkeypatch.setattr(registry, "make_reality", lambda *_: Drawers())
+    config.policy.lora_rank, config.sft.steps = 4, 2
     workdir = Workdir(tmp_path / "run", config)
     pipeline.run_all(config, workdir, make_mesh(config))
     results = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "run/stages").glob("*")}
@@ -99,6 +103,24 @@ def test_every_stage_of_the_released_form(config, tmp_path, monkeypatch):
     assert (tmp_path / "run/report/index.html").exists()
     # Actions have the units of the imported policy's statistics.
     setting = Setting(config, workdir, make_mesh(config))
+    family = policy_family(config, setting.env)
+    names = {
+        path[-1] for path, _ in nnx.to_flat_state(networks.policy_shapes(setting, family.build))
+    }
+    assert names == {"a", "b"}  # and nothing else was in the checkpoints
+    params = load_base_policy(setting, family)
+    assert isinstance(params, training.Adapted)
+    # The improved policy goes back to PyTorch's form, with the adapters in its kernels.
+    pipeline.run_all(config, workdir, make_mesh(config), ["export"])
+    before = networks.checkpoint(config, "policy")
+    after = Store(workdir.path / "export" / "policy")
+    assert before is not None and after.arrays("params").keys() == before.arrays("params").keys()
+    name = "llama/blocks/1/q_proj/kernel"
+    moved = np.abs(after.read("params", name) - before.read("params", name)).max()
+    assert 0 < moved < 0.1
+    back = str(tmp_path / "back")
+    assert convert.main(["export", f"--source={after.folder}", f"--target={back}"]) == 0
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(nnx.filter_state(params.adapters, _b)))
     np.testing.assert_allclose(setting.statistics.q01, [-0.5] * 7)
 
 
@@ -113,6 +135,25 @@ def test_a_policy_begins_with_the_imported_weights(config, folders, tmp_path, mo
     np.testing.assert_array_equal(params["llama"]["blocks"]["q_proj"]["kernel"][...][1], theirs)
     fresh = training.create(setting.mesh, family.build)[1]
     assert (fresh["llama"]["blocks"]["q_proj"]["kernel"][...][1] != theirs).any()
+
+
+def test_adapters_begin_as_the_imported_policy(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "make_reality", lambda *_: Drawers())
+    frames = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
+    logits = []
+    for rank in (0, 4):
+        config.policy.lora_rank = rank
+        setting = Setting(config, Workdir(tmp_path / str(rank), config), make_mesh(config))
+        family = policy_family(config, setting.env)
+        params = networks.create_policy(setting, family.build)
+        assert isinstance(params, training.Adapted) == bool(rank)
+        logits.append(family.logits_of_frames(params, jnp.asarray(frames), jnp.zeros(2, jnp.int32)))
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+
+
+def _b(path, _) -> bool:
+    """NNX's filter of the adapters' second matrices, which begin as zeros."""
+    return path[-1] == "b"
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ class Store:
         """
         graphdef, variables = self.kind.abstract(self.config)
         if place is None:
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             place = lambda name, shape: device  # noqa: E731
         names = {path: leaf_name(path) for path in variables}
         found = self._restore(

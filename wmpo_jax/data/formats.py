@@ -36,6 +36,18 @@ _SIGNS = {
 _SUFFIXES = {".tar": "webdataset", ".hdf5": "hdf5", ".h5": "hdf5"}
 
 
+def add(name: str, sign: str, source: Callable[[Path, ReadOptions], EpisodeSource]) -> None:
+    """Makes a format known to this process: folders in which a path matches `sign` are read so.
+
+    Raises:
+      UserError: the name is taken.
+    """
+    if name in SOURCES:
+        raise UserError(f"There is a format called {name!r} already; choose another name.")
+    SOURCES[name] = source
+    _SIGNS[sign] = name
+
+
 def open_source(path: Path, options: ReadOptions) -> EpisodeSource:
     """Opens a dataset of any format. UserError when there is none, or its frame is damaged."""
     folder, name = _find(path)

@@ -116,12 +116,12 @@ class WindowLoader:
     """Batches by step.
 
     Args:
-      batch_size: of the global batch, a multiple of `hosts`.
+      batch_size: of the global batch.
       instructions: those that `goal_B` points into; None for the mixture's own.
       image_size: frames of another height or width are resized to it (Lanczos).
       clip: whether normalised actions are clipped to [-1, 1]: yes for labels of a policy, no for a
         world model, which is told what was done.
-      host, hosts: which contiguous rows of the global batch are wanted.
+      rows: which rows of the global batch are wanted (`runtime.mesh.host_rows`); None for all.
     """
 
     def __init__(
@@ -134,11 +134,9 @@ class WindowLoader:
         image_size: int,
         clip: bool,
         instructions: Sequence[str] | None = None,
-        host: int = 0,
-        hosts: int = 1,
+        rows: np.ndarray | None = None,
     ) -> None:
-        if batch_size % hosts:
-            raise UserError(f"A batch of {batch_size} cannot be divided among {hosts} hosts.")
+        self.batch_size = batch_size
         self.instructions = tuple(instructions or mixture.instructions)
         unknown = sorted(set(mixture.instructions) - set(self.instructions))
         if unknown:
@@ -148,8 +146,7 @@ class WindowLoader:
             )
         self._windows = [Windows(dataset, spec) for dataset in mixture.datasets]
         self._image_size, self._clip = image_size, clip
-        rows = batch_size // hosts
-        self._rows = slice(host * rows, (host + 1) * rows)
+        self._rows = np.arange(batch_size) if rows is None else rows
         self._batches = self._order(mixture, batch_size, seed).map(self._read)
 
     @property

@@ -6,9 +6,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
 from wmpo_jax.envs.protocol import Environment, EnvState, Episodes
+from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.mesh import fetch, spread_whole
 
 # (state, episode key) -> the action meant, float32 [A]; `Environment.play` is one.
 Actor = Callable[[EnvState, jax.Array], jax.Array]
@@ -17,14 +20,20 @@ Actor = Callable[[EnvState, jax.Array], jax.Array]
 class MjxDynamics:
     """`algorithm.protocols.Dynamics` of a real environment; starts are seeds, int32 [B].
 
-    Actions are in the environment's own units, [-1, 1] per dimension.
+    Actions are in the environment's own units, [-1, 1] per dimension. With a `mesh` every device
+    simulates its own part of the worlds, whose number it has to divide.
     """
 
-    def __init__(self, env: Environment) -> None:
+    def __init__(self, env: Environment, mesh: Mesh | None = None) -> None:
         self._env = env
+        self._reset = sharding.apart(mesh, self._reset_rows)
+        self._step = sharding.apart(mesh, self._step_rows)
 
     def reset(self, start: jax.Array, key: jax.Array) -> tuple[EnvState, Observation]:
         del key  # the seed decides everything
+        return self._reset(start)
+
+    def _reset_rows(self, start: jax.Array) -> tuple[EnvState, Observation]:
         state = jax.vmap(self._env.reset)(start)
         return state, self._observe(state, jax.vmap(self._env.render)(state))
 
@@ -32,7 +41,11 @@ class MjxDynamics:
         self, state: EnvState, actions_BKA: jax.Array, key: jax.Array
     ) -> tuple[EnvState, Observation, ChunkOutcome]:
         del key  # the physics is deterministic
+        return self._step(state, actions_BKA)
 
+    def _step_rows(
+        self, state: EnvState, actions_BKA: jax.Array
+    ) -> tuple[EnvState, Observation, ChunkOutcome]:
         def one(state: EnvState, action_BA: jax.Array) -> tuple[EnvState, tuple]:
             state = jax.vmap(self._env.step)(state, action_BA)
             return state, (jax.vmap(self._env.render)(state), state.success)
@@ -96,10 +109,16 @@ def record(
 
 
 def recorder(
-    env: Environment, actor: Actor, noise: float = 0.0
+    env: Environment, actor: Actor, noise: float = 0.0, mesh: Mesh | None = None
 ) -> Callable[[jax.Array, jax.Array], Episodes]:
-    """`record` compiled for one actor: (seeds_B, key) -> Episodes."""
-    return jax.jit(functools.partial(record, env, actor, noise=noise))
+    """`record` compiled for one actor: (seeds_B, key) -> Episodes, rows apart on a `mesh`."""
+
+    @jax.jit
+    def run(seeds_B: jax.Array, key: jax.Array) -> Episodes:
+        part = functools.partial(record, env, actor, key=key, noise=noise)
+        return sharding.apart(mesh, lambda seeds_B: part(seeds_B=seeds_B))(seeds_B)
+
+    return run
 
 
 def collect(
@@ -110,19 +129,22 @@ def collect(
     *,
     noise: float = 0.0,
     batch: int = 64,
+    mesh: Mesh,
     on_batch: Callable[[int], None] = lambda episodes: None,
 ) -> Episodes:
-    """Episodes of any number of seeds, in compiled batches, as numpy arrays on the host.
+    """Episodes of any number of seeds, in compiled batches, as numpy arrays on every host.
 
     `on_batch` is told how many episodes each finished batch holds.
 
     The last batch is filled up with repeated seeds, which are dropped again, so that only one
-    shape is compiled.
+    shape is compiled; a batch is enlarged to a multiple of the devices it is spread over.
     """
-    run = recorder(env, actor, noise)
+    run = recorder(env, actor, noise, mesh)
+    parts_of_batch = sharding.batch_parts(mesh)
+    batch = -(-batch // parts_of_batch) * parts_of_batch
     padded = np.resize(seeds, -(-len(seeds) // batch) * batch).astype(np.int32)
     parts = []
     for chunk in padded.reshape(-1, batch):
-        parts.append(jax.device_get(run(jnp.asarray(chunk), key)))
+        parts.append(fetch(run(spread_whole(mesh, chunk), key)))
         on_batch(batch)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(seeds)], *parts)

@@ -81,7 +81,20 @@ class Environment(Task, Protocol):
 
 
 @runtime_checkable
-class HostEnvironment(Task, Protocol):
+class StoresStarts(Protocol):
+    """A benchmark that keeps initial states for evaluation."""
+
+    def held_out(self, start: int, count: int) -> np.ndarray:
+        """Stored initial states number `start`, `start + 1`, ...: int32 [count].
+
+        Raises:
+          UserError: there are fewer.
+        """
+        ...
+
+
+@runtime_checkable
+class HostEnvironment(Task, StoresStarts, Protocol):
     """A simulator that cannot live inside jit: worlds by the wave, in processes of their own.
 
     A start is an int32: zero and above it is a seed, from which the simulator draws; below it is
@@ -96,14 +109,6 @@ class HostEnvironment(Task, Protocol):
 
     def goals(self, starts_B: np.ndarray) -> np.ndarray:
         """int32 [B]: what each start asks for, an index into `instructions`."""
-        ...
-
-    def held_out(self, start: int, count: int) -> np.ndarray:
-        """Stored initial states number `start`, `start + 1`, ...: int32 [count].
-
-        Raises:
-          UserError: there are fewer.
-        """
         ...
 
     def reset(self, starts_B: np.ndarray) -> Observation:

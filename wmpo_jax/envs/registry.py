@@ -5,6 +5,9 @@ from typing import Any
 
 from wmpo_jax.envs.libero.env import LiberoEnv
 from wmpo_jax.envs.libero.protocol import HORIZONS
+from wmpo_jax.envs.libero_mjx.env import LiberoMjxEnv
+from wmpo_jax.envs.mimicgen.env import MimicgenEnv
+from wmpo_jax.envs.mimicgen.protocol import TASKS
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.tabletop.env import TabletopEnv
 from wmpo_jax.envs.tabletop.tasks.lift import Lift
@@ -20,6 +23,8 @@ _FACTORIES: dict[str, Callable[[int], Environment]] = {
     "stack": lambda image_size: TabletopEnv(Stack(), image_size),
 }
 
+_LIBERO = {"c": LiberoEnv, "mjx": LiberoMjxEnv}  # by whose physics
+
 
 def names() -> tuple[str, ...]:
     """Those that live inside jit."""
@@ -29,12 +34,23 @@ def names() -> tuple[str, ...]:
 def make_reality(
     name: str, image_size: int, options: Mapping[str, Any]
 ) -> Environment | HostEnvironment:
-    """What config.task names: a suite of LIBERO, or else what `make` knows.
+    """What config.task names: LIBERO, MimicGen, or else what `make` knows.
 
     Args:
-      options: config.libero, for LIBERO (see `LiberoEnv`).
+      options: config.libero or config.mimicgen (see `LiberoEnv`, `MimicgenEnv`).
     """
-    return LiberoEnv(name, image_size, options) if name in HORIZONS else make(name, image_size)
+    if name in HORIZONS:
+        return _LIBERO[_physics(options)](name, image_size, options)
+    if name in TASKS:
+        return MimicgenEnv(name, image_size, options)
+    return make(name, image_size)
+
+
+def _physics(options: Mapping[str, Any]) -> str:
+    physics = options.get("physics", "c")
+    if physics not in _LIBERO:
+        raise UserError(f"libero.physics is {physics!r}: choose of {', '.join(_LIBERO)}.")
+    return physics
 
 
 def add(name: str, factory: Callable[[int], Environment]) -> None:
@@ -53,6 +69,6 @@ def make(name: str, image_size: int = 32) -> Environment:
     if name not in _FACTORIES:
         raise UserError(
             f"There is no environment called {name!r}; set the config's env name to one of "
-            f"{', '.join([*names(), *HORIZONS])}."
+            f"{', '.join([*names(), *HORIZONS, *TASKS])}."
         )
     return _FACTORIES[name](image_size)

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from wmpo_jax.runtime.errors import UserError
 
-GIGABYTE = 1e9
-
 
 class Chip(NamedTuple):
     """Datasheet values of one accelerator (peaks, which no program reaches).
@@ -14,27 +12,25 @@ class Chip(NamedTuple):
     Attributes:
       memory: bytes that programs may use.
       flops: bfloat16 floating-point operations per second.
-      bandwidth: bytes per second of its own memory.
       links: bytes per second to the other chips, all links together.
     """
 
     memory: float
     flops: float
-    bandwidth: float
     links: float
 
 
 # Memory of TPUs is what their compiler allows: a little less than the datasheet's.
 TPUS = {
-    "v5e": Chip(15.75 * 2**30, 197e12, 819e9, 200e9),
-    "v5p": Chip(95.74 * 2**30, 459e12, 2765e9, 600e9),
-    "v6e": Chip(31.25 * 2**30, 918e12, 1640e9, 448e9),
+    "v5e": Chip(15.75 * 2**30, 197e12, 200e9),
+    "v5p": Chip(95.74 * 2**30, 459e12, 600e9),
+    "v6e": Chip(31.25 * 2**30, 918e12, 448e9),
 }
 # A CUDA context and the allocator keep about a twentieth for themselves.
 GPUS = {
-    "24GB": Chip(0.95 * 24e9, 165e12, 1008e9, 32e9),  # RTX 4090, PCIe
-    "80GB": Chip(0.95 * 80e9, 989e12, 3350e9, 450e9),  # H100 SXM, NVLink
-    "H200": Chip(0.95 * 141e9, 989e12, 4800e9, 450e9),
+    "24GB": Chip(0.95 * 24e9, 165e12, 32e9),  # RTX 4090, PCIe
+    "80GB": Chip(0.95 * 80e9, 989e12, 450e9),  # H100 SXM, NVLink
+    "H200": Chip(0.95 * 141e9, 989e12, 450e9),
 }
 MOST_GPUS = 64
 

@@ -1,6 +1,8 @@
 """What a compiled program sends between chips, read off its text."""
 
+import math
 import re
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -10,6 +12,8 @@ _ARRAY = re.compile(r"\b(?:[a-z]+)(\d+)\w*\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|async_wrapped)=%?([\w.-]+)")
 _BODY = re.compile(r"body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
+_BOUND = re.compile(r" s32\[\]\S* constant\((\d+)\)")
 
 
 class Collective(NamedTuple):
@@ -17,15 +21,16 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: of KINDS.
-      bytes: of its largest array, on one chip.
-      elements: of that array.
+      bytes: of its results, on one chip; one that is merely started holds its operands too, and
+        counts as its largest array.
+      arrays: shapes of those arrays, without sides of one.
       times: how often a run of the program executes it.
       loops: trip counts of the loops it is in, outermost first.
     """
 
     kind: str
     bytes: int
-    elements: int
+    arrays: tuple[tuple[int, ...], ...]
     times: int
     loops: tuple[int, ...]
 
@@ -36,6 +41,13 @@ def collectives(text: str) -> list[Collective]:
     found: list[Collective] = []
     _walk(entry, (), bodies, found, set())
     return found
+
+
+def trips(text: str) -> set[int]:
+    """How often each of its loops runs."""
+    bodies, _ = _computations(text)
+    lines = [line for body in bodies.values() for line in body if " while(" in line]
+    return {_trips(line, bodies) for line in lines}
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -70,25 +82,70 @@ def _walk(
             continue
         kind = match[2].removesuffix("-start")
         if kind in KINDS:
-            bits, elements = max(
-                (
-                    (int(b) * _product(shape), _product(shape))
-                    for b, shape in _ARRAY.findall(match[1])
-                ),
-                default=(0, 0),
-            )
-            times = _product(",".join(map(str, loops)))
-            found.append(Collective(kind, bits // 8, elements, times, loops))
+            arrays = [(int(bits), _sides(shape)) for bits, shape in _ARRAY.findall(match[1])]
+            sizes = [bits * math.prod(sides) // 8 for bits, sides in arrays] or [0]
+            total = max(sizes) if match[2].endswith("-start") else sum(sizes)
+            shapes = tuple(sides for _, sides in arrays)
+            found.append(Collective(kind, total, shapes, math.prod(loops), loops))
         body = _BODY.search(line) if match[2] == "while" else None
         for called in _CALLED.findall(line):
             inside = body is not None and called == body[1]
-            trips = _TRIPS.search(line)
-            inner = (*loops, int(trips[1]) if trips else 1) if inside else loops
+            inner = (*loops, _trips(line, bodies)) if inside else loops
             _walk(called, inner, bodies, found, seen)
 
 
-def _product(shape: str) -> int:
-    total = 1
-    for side in filter(None, shape.split(",")):
-        total *= int(side)
-    return total
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """How often a `while` runs: as CPU's compiler says, or the bound that TPU's compares with."""
+    known = _TRIPS.search(line)
+    if known:
+        return int(known[1])
+    condition = _CONDITION.search(line)
+    lines = bodies.get(condition[1], []) if condition else []
+    bounds = [int(bound[1]) for bound in map(_BOUND.search, lines) if bound]
+    return bounds[0] if len(bounds) == 1 else 1
+
+
+def _sides(shape: str) -> tuple[int, ...]:
+    return tuple(int(side) for side in shape.split(",") if side and side != "1")
+
+
+def within(found: Iterable[Collective], trips: int) -> list[Collective]:
+    """Those inside a loop that runs so often, such as the sampler's."""
+    return [collective for collective in found if trips in collective.loops]
+
+
+class Matrices(NamedTuple):
+    """Shapes of a network's matrices, smaller side first.
+
+    Attributes:
+      layers: depth of a stack of scanned layers -> those of one of its layers.
+      loose: those that are in no stack.
+    """
+
+    layers: Mapping[int, Set[tuple[int, int]]]
+    loose: Set[tuple[int, int]]
+
+
+def stray_gathers(found: Iterable[Collective], matrices: Matrices) -> list[Collective]:
+    """Whole matrices, of one layer or of all at once, sent outside the loop over layers.
+
+    TPUs gather a matrix by summing its padded parts, so that sums count too. Anything of more than
+    two sides that has as many elements is taken for the matrix, split into heads perhaps; a layer's
+    matrix that looks like one outside the stacks is not.
+    """
+
+    def looks_like(shape: tuple[int, ...], matrix: tuple[int, int], depth: int) -> bool:
+        if len(shape) == 2:
+            return tuple(sorted(shape)) == matrix and matrix not in matrices.loose
+        return math.prod(shape) in (math.prod(matrix), depth * math.prod(matrix))
+
+    def stray(shape: tuple[int, ...], loops: tuple[int, ...]) -> bool:
+        depths = [
+            depth
+            for depth, layer in matrices.layers.items()
+            if len(shape) > 1 and any(looks_like(shape, matrix, depth) for matrix in layer)
+        ]
+        return bool(depths) and not any(depth in loops for depth in depths)
+
+    whole = [c for c in found if c.kind in ("all-gather", "all-reduce")]
+    return [c for c in whole if any(stray(shape, c.loops) for shape in c.arrays)]

@@ -43,7 +43,8 @@ class Row(NamedTuple):
 def row(phase: str, config: ConfigDict, machine: Machine, mesh: Mesh) -> Row:
     """Compiles (TPU) or estimates (GPU) one phase."""
     plan = program(phase, config, mesh)
-    operations = flops.of(plan.function, *plan.arguments)
+    traced = plan.trace()
+    operations = flops.count(traced.jaxpr)
     computing = operations / machine.count / machine.chip.flops
     if machine.topology is None:
         arguments = chip_bytes(plan.arguments)
@@ -51,7 +52,7 @@ def row(phase: str, config: ConfigDict, machine: Machine, mesh: Mesh) -> Row:
         return Row(
             phase, arguments, plan.resident, temporaries, operations, None, computing, machine
         )
-    compiled = tpu.compile_program(plan)
+    compiled = tpu.compile_traced(traced)
     sent: dict[str, int] = {}
     for collective in compiled.sent or ():
         sent[collective.kind] = sent.get(collective.kind, 0) + collective.bytes * collective.times
@@ -81,4 +82,4 @@ def advice(found: Row, config: ConfigDict) -> str:
         "reward": "reward.batch_size",
         "update": "improve.micro_chunks, then improve.minibatch",
     }
-    return f"lower {field.get(found.phase, 'improve.imagined_at_once')}"
+    return f"lower {field.get(found.phase, 'improve.groups')}"

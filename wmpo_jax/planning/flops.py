@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from jax.extend import core
 
 
@@ -58,8 +57,3 @@ def _convolution(equation: Any) -> float:
     kernel = equation.invars[1].aval.shape
     out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
-
-
-def of(function: Any, *arguments: Any) -> float:
-    """Operations of `function` on arguments or their shapes."""
-    return count(jax.make_jaxpr(function)(*arguments))

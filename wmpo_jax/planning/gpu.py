@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from wmpo_jax.planning import networks
 from wmpo_jax.planning.programs import chip_bytes
 from wmpo_jax.runtime import sharding
+from wmpo_jax.stages.agents import MICRO_BATCH_PIXELS
+from wmpo_jax.stages.networks import released
 
 HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 
@@ -56,14 +58,14 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
         frames = section.minibatch * section.chunks * side * side * 3  # gathered by episode
         return 2 * _gradients(config, mesh) + work.kept + work.working + 2 * frames
     if phase == "world_model":
-        sizes = networks.world_model_config(config)
+        sizes = released(config, "world_model")
         rows = math.ceil(config.world_model.batch_size / parts) * sizes.frames
         work = _world(config, rows)
         return _world_gradients(config, mesh) + 2 * work.kept + 2 * work.working
     if phase == "reward":
         return 12 * _judge(config, math.ceil(config.reward.batch_size / parts)).working
-    episodes = math.ceil(section.imagined_at_once / parts)
-    sizes = networks.world_model_config(config)
+    episodes = math.ceil(section.groups * section.group_size / parts)
+    sizes = released(config, "world_model")
     judge = _judge(config, math.ceil(128 / parts)).working
     film = episodes * (sizes.chunk + 8) * config.image_size**2 * 3
     preprocessed = 2 * film * SINGLE
@@ -72,27 +74,28 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
     world = _world(config, episodes * sizes.chunk)
     cache = 2 * sizes.depth * episodes * sizes.history * world.tokens * sizes.hidden * HALF
     films = 2 * episodes * (section.chunks * sizes.chunk + 1) * config.image_size**2 * 3
-    decoder = math.ceil(64 / parts) * config.image_size**2 * 256 * SINGLE * 3
+    frames = max(1, MICRO_BATCH_PIXELS // config.image_size**2 // parts)
+    decoder = frames * config.image_size**2 * 256 * SINGLE * 3
     policy = _policy(config, episodes).working
     return cache + films + max(world.working, decoder, policy, judge + preprocessed)
 
 
 def _policy(config: ConfigDict, rows: int) -> Pass:
-    sizes = networks.vla_config(config)
+    sizes = released(config, "policy")
     llama = sizes.llama
     tokens = sizes.dino.n_patches + config.policy.prompt_tokens + sizes.chunk * sizes.action_dim
     return Pass(rows, tokens + 1, llama.width, llama.mlp_width, llama.depth, llama.heads)
 
 
 def _world(config: ConfigDict, frames: int) -> Pass:
-    sizes = networks.world_model_config(config)
-    side = config.image_size // networks.autoencoder_config(config).downsampling // sizes.patch[0]
+    sizes = released(config, "world_model")
+    side = config.image_size // released(config, "autoencoder").downsampling // sizes.patch[0]
     wide = int(sizes.hidden * sizes.mlp_ratio)
     return Pass(frames, side**2, sizes.hidden, wide, sizes.depth, sizes.heads)
 
 
 def _judge(config: ConfigDict, rows: int) -> Pass:
-    sizes = networks.reward_config(config)
+    sizes = released(config, "reward")
     tokens = sizes.num_tubelets * sizes.num_patches
     return Pass(rows, tokens, sizes.hidden_size, sizes.mlp_size, 1, sizes.num_heads)
 

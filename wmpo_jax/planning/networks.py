@@ -10,16 +10,19 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from wmpo_jax.conversion.load import RewardModel, WorldModel
-from wmpo_jax.data.transforms import ImageTransform, ImageTransformConfig
-from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
-from wmpo_jax.models.stdit import STDiT, STDiTConfig
-from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
-from wmpo_jax.models.vla import VLA, VLAConfig
+from wmpo_jax.data.transforms import ImageTransform
+from wmpo_jax.models.autoencoder_kl import AutoencoderKL
+from wmpo_jax.models.stdit import STDiT
+from wmpo_jax.models.videomae import VideoMAE
+from wmpo_jax.models.vla import VLA
 from wmpo_jax.models.vla.lora import add_lora
+from wmpo_jax.planning.collectives import Matrices
 from wmpo_jax.runtime import sharding
-from wmpo_jax.stages.agents import PolicyFamily
-from wmpo_jax.stages.networks import released
+from wmpo_jax.stages.agents import LatentVideo, PolicyFamily, VideoJudge, VideoWorldModel
+from wmpo_jax.stages.networks import released, vla_transform
+
+SMALLEST = 16  # rows of what counts as a matrix: tables of a few rows stay whole
+STACKS = {"blocks", "pairs"}  # what models call the layers they scan
 
 
 class Trained(NamedTuple):
@@ -32,7 +35,7 @@ class Trained(NamedTuple):
 
 def policy(config: ConfigDict, mesh: Mesh) -> Trained:
     """The VLA with all of its weights trained, or with adapters beside frozen ones."""
-    vla = vla_config(config).scanned()
+    vla = released(config, "policy").scanned()
     rank = config.policy.lora_rank
 
     def build() -> VLA:
@@ -46,7 +49,7 @@ def policy(config: ConfigDict, mesh: Mesh) -> Trained:
     family = PolicyFamily(
         build=build,
         graphdef=graphdef,
-        transform=ImageTransform(ImageTransformConfig.openvla()),
+        transform=ImageTransform(vla_transform(config)),
         prompts_GL=np.ones((1, config.policy.prompt_tokens), np.int32),
         lengths_G=np.full(1, config.policy.prompt_tokens),
         bins=vla.n_action_classes,
@@ -55,25 +58,9 @@ def policy(config: ConfigDict, mesh: Mesh) -> Trained:
     return Trained(family, sharding.abstract(mesh, params), still)
 
 
-def vla_config(config: ConfigDict) -> VLAConfig:
-    return released(config, "policy")
-
-
-def world_model_config(config: ConfigDict) -> STDiTConfig:
-    return released(config, "world_model")
-
-
-def reward_config(config: ConfigDict) -> VideoMAEConfig:
-    return released(config, "reward")
-
-
-def autoencoder_config(config: ConfigDict) -> AutoencoderKLConfig:
-    return released(config, "autoencoder")
-
-
 def world_model_params(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any]:
     """Of the network in training: (graphdef, float32 parameters)."""
-    return abstract(mesh, lambda: STDiT(world_model_config(config), rngs=nnx.Rngs(0)))
+    return abstract(mesh, lambda: STDiT(released(config, "world_model"), rngs=nnx.Rngs(0)))
 
 
 def abstract(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
@@ -82,31 +69,50 @@ def abstract(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
     return graphdef, sharding.abstract(mesh, params)
 
 
-def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[WorldModel, RewardModel]:
-    """World model and judge as imagination holds them: bfloat16 and whole on every chip.
+def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[VideoWorldModel, VideoJudge]:
+    """World model and judge as imagination holds them: float32 and whole on every chip.
 
-    Together they are 2.2 GB. Split, they would have to be gathered in each of the 30 denoising
-    steps of each chunk.
+    Split, they would have to be gathered in each of the 30 denoising steps of each chunk.
     """
 
     def whole(build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
         graphdef, params = nnx.split(nnx.eval_shape(build))
         place = NamedSharding(mesh, PartitionSpec())
         return graphdef, jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=place), params
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params
         )
 
-    sizes, judge = world_model_config(config), reward_config(config)
+    sizes, judge = released(config, "world_model"), released(config, "reward").scanned()
     graphdef, params = whole(lambda: STDiT(sizes, rngs=nnx.Rngs(0)))
-    video = whole(lambda: AutoencoderKL(autoencoder_config(config), rngs=nnx.Rngs(0)))
-    steps = config.world_model.sampling_steps
-    world = WorldModel(params, video[1], graphdef, video[0], sizes.history, steps)
+    video = whole(lambda: AutoencoderKL(released(config, "autoencoder"), rngs=nnx.Rngs(0)))
     judge_graph, judge_params = whole(lambda: VideoMAE(judge, rngs=nnx.Rngs(0)))
-    section = config.reward
-    threshold = 0.5  # any
-    return world, RewardModel(
-        judge_params, judge_graph, judge.num_frames, threshold, section.min_step
+    section = config.world_model
+    world = VideoWorldModel(
+        graphdef=graphdef,
+        params=params,
+        video=LatentVideo(video[1], video[0]),
+        history=sizes.history,
+        steps=section.sampling_steps,
+        image_size=config.image_size,
+        prediction=section.prediction,
     )
+    return world, VideoJudge(judge_params, judge_graph, judge.num_frames)
+
+
+def matrices(*params: Any) -> Matrices:
+    """Shapes of all matrices in the stacks of scanned layers and outside them."""
+    layers: dict[int, set[tuple[int, int]]] = {}
+    loose: set[tuple[int, int]] = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        words = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if leaf.ndim < 2:
+            continue
+        small, large = sorted(leaf.shape[-2:])
+        if STACKS.isdisjoint(words):
+            loose.add((small, large))
+        elif leaf.ndim == 3 and small >= SMALLEST:
+            layers.setdefault(leaf.shape[0], set()).add((small, large))
+    return Matrices(layers, loose)
 
 
 def in_bfloat16(tree: Any) -> Any:

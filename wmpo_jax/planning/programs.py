@@ -1,6 +1,5 @@
 """Every program of a full-size run with the shapes it has there; nothing is allocated."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,25 +20,31 @@ from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import batch_sharding
 from wmpo_jax.stages import grpo_loop, training
+from wmpo_jax.stages.networks import released
+from wmpo_jax.stages.reward import WEIGHT_DECAY
 
 PHASES = ("sft", "world_model", "reward", "imagine", "score", "update")
+EPISODES = "improve.groups x group_size"
+ANY_THRESHOLD = 0.5
 
 
 class Program(NamedTuple):
     """A phase of training as one compiled function.
 
     Attributes:
-      function: to be jitted, or jitted already.
+      function: jitted.
       arguments: shapes with shardings.
-      donate: which arguments it may use up.
       resident: bytes on each chip that stay alive during the phase and are no arguments.
     """
 
     phase: str
-    function: Callable[..., Any]
+    function: Any
     arguments: tuple[Any, ...]
-    donate: tuple[int, ...]
     resident: int
+
+    def trace(self) -> Any:
+        """The `jax.stages.Traced` of it: its jaxpr, and what can be lowered and compiled."""
+        return self.function.trace(*self.arguments)
 
 
 def program(phase: str, config: ConfigDict, mesh: Mesh) -> Program:
@@ -106,6 +111,7 @@ def _training_step(
     loss_fn: Callable[..., Any],
     data: Any,
     weight_decay: float = 0.0,
+    frozen: Any = None,
 ) -> Program:
     section = config[phase]
     optimizer = training.adamw(section.learning_rate, 1, weight_decay)  # any number of steps
@@ -119,14 +125,14 @@ def _training_step(
         section.get("ema_decay", 0.0),
         section.accumulate,
     )
-    return Program(phase, step, (state, data), (0,), 0)
+    return Program(phase, step, (state, data, frozen), 0)
 
 
 def _sft(config: ConfigDict, mesh: Mesh) -> Program:
     """Cross-entropy on the 256 classes of each action token."""
     family, params, frozen = networks.policy(config, mesh)
     count, side = config.sft.batch_size, config.image_size
-    tokens = networks.vla_config(config)
+    tokens = released(config, "policy")
     batch = {
         "frame": _shape(count, side, side, 3, dtype=jnp.uint8),
         "token": _shape(count, tokens.chunk, tokens.action_dim, dtype=jnp.int32),
@@ -134,21 +140,20 @@ def _sft(config: ConfigDict, mesh: Mesh) -> Program:
     }
 
     def loss_fn(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, Mapping]:
-        frozen, batch = data
-        scorer = dataclasses.replace(family, frozen=frozen)
-        logits = scorer.logits_of_frames(params, batch["frame"], batch["goal"])
+        logits = family.logits_of_frames(params, data["frame"], data["goal"])
         log_probs = jax.nn.log_softmax(logits)
-        return -jnp.take_along_axis(log_probs, batch["token"][..., None], axis=-1).mean(), {}
+        return -jnp.take_along_axis(log_probs, data["token"][..., None], axis=-1).mean(), {}
 
-    data = (frozen, _batch(mesh, "sft.batch_size", batch))
-    return _training_step("sft", config, mesh, params, loss_fn, data, config.sft.weight_decay)
+    data = _batch(mesh, "sft.batch_size", batch)
+    weight_decay = config.sft.weight_decay
+    return _training_step("sft", config, mesh, params, loss_fn, data, weight_decay, frozen)
 
 
 def _world_model(config: ConfigDict, mesh: Mesh) -> Program:
     """The velocity of noisy chunks, with the history at its own noise level (wmpo.md 3.5)."""
-    sizes = networks.world_model_config(config)
+    sizes = released(config, "world_model")
     graphdef, params = networks.world_model_params(config, mesh)
-    side = config.image_size // networks.autoencoder_config(config).downsampling
+    side = config.image_size // released(config, "autoencoder").downsampling
     count = config.world_model.batch_size
     batch = (
         _shape(count, sizes.frames, side, side, sizes.in_channels),
@@ -173,7 +178,7 @@ def _world_model(config: ConfigDict, mesh: Mesh) -> Program:
 
 def _reward(config: ConfigDict, mesh: Mesh) -> Program:
     """Cross-entropy on windows of frames."""
-    sizes = networks.reward_config(config)
+    sizes = released(config, "reward").scanned()
     graphdef, params = networks.abstract(mesh, lambda: VideoMAE(sizes, rngs=nnx.Rngs(0)))
     count, side = config.reward.batch_size, config.image_size
     batch = (
@@ -188,74 +193,72 @@ def _reward(config: ConfigDict, mesh: Mesh) -> Program:
         return -jnp.take_along_axis(log_probs, labels[:, None], axis=1).mean(), {}
 
     data = _batch(mesh, "reward.batch_size", batch)
-    return _training_step("reward", config, mesh, params, loss_fn, data, 0.05)
+    return _training_step("reward", config, mesh, params, loss_fn, data, WEIGHT_DECAY)
 
 
 def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
-    """Whole imagined episodes: policy, sampler, decoder and judge in one scanned program."""
+    """Whole imagined episodes: policy, sampler, decoder and judge in one scanned program.
+
+    Beside it are in memory: the optimiser's state, and the batches of earlier attempts.
+    """
     family, params, frozen = networks.policy(config, mesh)
     world = networks.frozen_world(config, mesh)
-    section, side = config.improve, config.image_size
+    recipe = grpo_loop.Recipe.of(config)
+    count, side = recipe.groups * recipe.group_size, config.image_size
     start = Observation(
-        frame_BHWC=_shape(section.imagined_at_once, side, side, 3, dtype=jnp.uint8),
-        goal_B=_shape(section.imagined_at_once, dtype=jnp.int32),
+        frame_BHWC=_shape(count, side, side, 3, dtype=jnp.uint8),
+        goal_B=_shape(count, dtype=jnp.int32),
     )
 
     def imagine(params: Any, frozen: Any, world: Any, start: Any, key: jax.Array) -> Trajectory:
-        policy = dataclasses.replace(family, frozen=frozen).policy(
-            params, config.policy.temperature
-        )
+        policy = family.policy(training.joined(params, frozen), recipe.temperature)
         model, judge = world
-        dynamics = ImaginedDynamics(model, judge, judge.threshold, judge.min_steps)
+        dynamics = ImaginedDynamics(model, judge, ANY_THRESHOLD, config.reward.min_step)
         with sharding.over(mesh):
-            return rollout(policy, dynamics, start, key, section.chunks)
+            return rollout(policy, dynamics, start, key, config.improve.chunks)
 
-    start = _batch(mesh, "improve.imagined_at_once", start)
-    optimizer = grpo_loop.Recipe.of(config).optimizer()
-    idle = sharding.abstract(mesh, jax.eval_shape(optimizer.init, params))
-    arguments = (params, frozen, world, start, _key(mesh))
-    return Program("imagine", imagine, arguments, (), chip_bytes(idle))
+    arguments = (params, frozen, world, _batch(mesh, EPISODES, start), _key(mesh))
+    idle = sharding.abstract(mesh, jax.eval_shape(recipe.optimizer().init, params))
+    earlier = chip_bytes(_trajectory(config, mesh)) * (recipe.attempts - 1)
+    return Program("imagine", jax.jit(imagine), arguments, chip_bytes(idle) + earlier)
 
 
 def _score(config: ConfigDict, mesh: Mesh) -> Program:
     """The windows that end in one chunk, of all episodes that are imagined at once."""
     _, judge = networks.frozen_world(config, mesh)
-    side, chunk = config.image_size, networks.world_model_config(config).chunk
-    count = config.improve.imagined_at_once
+    side, chunk = config.image_size, released(config, "world_model").chunk
+    count = config.improve.groups * config.improve.group_size
     film = _shape(count, judge.window - 1 + chunk, side, side, 3, dtype=jnp.uint8)
 
     def score(judge: Any, film: jax.Array) -> jax.Array:
         with sharding.over(mesh):
             return judge.score(film, jnp.zeros(len(film), jnp.int32))
 
-    data = _batch(mesh, "improve.imagined_at_once", film)
-    return Program("score", score, (judge, data), (), 0)
+    data = _batch(mesh, EPISODES, film)
+    return Program("score", jax.jit(score), (judge, data), 0)
 
 
 def _update(config: ConfigDict, mesh: Mesh) -> Program:
     """One iteration of GRPO on the groups that were kept."""
     family, params, frozen = networks.policy(config, mesh)
     recipe = grpo_loop.Recipe.of(config)
-    count = recipe.groups * recipe.group_size
-    trajectory = _batch(mesh, "improve.groups x group_size", _trajectory(config, count))
-    weight_B = _batch(mesh, "improve.groups x group_size", _shape(count))
+    trajectory = _trajectory(config, mesh)
+    weight_B = _batch(mesh, EPISODES, _shape(recipe.groups * recipe.group_size))
     optimizer = recipe.optimizer()
     opt_state = sharding.abstract(mesh, jax.eval_shape(optimizer.init, params))
 
-    def update(params: Any, opt_state: Any, frozen: Any, *batch: Any) -> Any:
-        scorer = dataclasses.replace(family, frozen=frozen)
-        return grpo_loop.make_update(scorer, recipe, mesh)(params, opt_state, *batch)
-
-    arguments = (params, opt_state, frozen, trajectory, weight_B, _key(mesh))
+    update = grpo_loop.make_update(family, recipe, mesh)
+    arguments = (params, opt_state, trajectory, weight_B, _key(mesh), frozen)
     resident = chip_bytes(networks.frozen_world(config, mesh))
-    return Program("update", update, arguments, (0, 1), resident)
+    return Program("update", jax.jit(update, donate_argnums=(0, 1)), arguments, resident)
 
 
-def _trajectory(config: ConfigDict, count: int) -> Trajectory:
-    sizes, side = networks.vla_config(config), config.image_size
-    chunks = config.improve.chunks
+def _trajectory(config: ConfigDict, mesh: Mesh) -> Trajectory:
+    """A batch of imagined episodes."""
+    sizes, side = released(config, "policy"), config.image_size
+    count, chunks = config.improve.groups * config.improve.group_size, config.improve.chunks
     tokens = (count, chunks, sizes.chunk, sizes.action_dim)
-    return Trajectory(
+    episodes = Trajectory(
         frames_BTHWC=_shape(count, chunks * sizes.chunk + 1, side, side, 3, dtype=jnp.uint8),
         tokens_BNKA=_shape(*tokens, dtype=jnp.int32),
         actions_BNKA=_shape(*tokens),
@@ -265,3 +268,4 @@ def _trajectory(config: ConfigDict, count: int) -> Trajectory:
         finish_step_B=_shape(count, dtype=jnp.int32),
         invalid_B=_shape(count, dtype=jnp.bool_),
     )
+    return _batch(mesh, EPISODES, episodes)

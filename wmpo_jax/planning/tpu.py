@@ -8,8 +8,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from wmpo_jax.planning.chips import Machine
-from wmpo_jax.planning.collectives import Collective, collectives
-from wmpo_jax.planning.programs import Program
+from wmpo_jax.planning.collectives import Collective, collectives, trips
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import mesh_of
 
@@ -24,11 +23,13 @@ class Compiled(NamedTuple):
       arguments, temporaries: bytes; outputs that take the place of a donated argument are counted
         among the arguments, others among the temporaries.
       sent: collectives, None when the program does not fit and was not compiled to the end.
+      trips: how often each of its loops runs.
     """
 
     arguments: int
     temporaries: int
     sent: list[Collective] | None
+    trips: frozenset[int]
 
 
 def topology_mesh(machine: Machine, shape: tuple[int, ...]) -> Mesh:
@@ -49,22 +50,19 @@ def topology_mesh(machine: Machine, shape: tuple[int, ...]) -> Mesh:
     return mesh_of(description.devices, shape)
 
 
-def compile_program(program: Program) -> Compiled:
-    """Compiles for the chips that the program's shardings name."""
-    function = program.function
-    if not hasattr(function, "lower"):
-        function = jax.jit(function, donate_argnums=program.donate)
-    lowered: Any = function.lower(*program.arguments)
+def compile_traced(traced: Any) -> Compiled:
+    """Compiles a `Program.trace()` for the chips that its shardings name."""
     try:
-        compiled = lowered.compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         used = _USED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
             raise
         total = int(float(used[1]) * _UNIT[used[2]])
-        return Compiled(0, total, None)
+        return Compiled(0, total, None, frozenset())
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporaries = memory.temp_size_in_bytes + fresh + memory.generated_code_size_in_bytes
-    return Compiled(held, temporaries, collectives(compiled.as_text()))
+    text = compiled.as_text()
+    return Compiled(held, temporaries, collectives(text), frozenset(trips(text)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from wmpo_jax.runtime.config import flatten
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_json
+from wmpo_jax.runtime.files import load_arrays, load_json
 from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.runtime.workdir import Ledger
 
@@ -65,6 +65,8 @@ class RunRecord:
       metrics: stage -> quantity -> curve, in the same order.
       ledger: one dict per use of real episodes: stage, name, episodes.
       videos: the .npz files of side-by-side clips, sorted by name.
+      outcomes: per held-out start its `seeds` and what became of it, such as `base_greedy` and
+        `wmpo_greedy`, bool; empty before evaluation.
       environment: the self-check of the machine, as name -> words; empty before stage report.
     """
 
@@ -74,6 +76,7 @@ class RunRecord:
     metrics: dict[str, dict[str, Curve]]
     ledger: list[dict[str, Any]]
     videos: list[Path]
+    outcomes: dict[str, np.ndarray]
     environment: dict[str, str]
 
 
@@ -81,12 +84,13 @@ def read_run(workdir: Path) -> RunRecord:
     """Reads a workdir, finished or not.
 
     Raises:
-      UserError: no such folder, or a file in it is not valid JSON.
+      UserError: no such folder, or a file in it is damaged.
     """
     if not workdir.is_dir():
         raise UserError(f"There is no workdir {workdir}: run the stages first or check the path.")
     config = workdir / "config.json"
     environment = workdir / "report" / "environment.json"
+    outcomes = workdir / "data" / "evaluation" / "results.npz"
     logs = _in_order(workdir.glob("metrics/*.jsonl"))
     return RunRecord(
         name=workdir.resolve().name,
@@ -95,6 +99,7 @@ def read_run(workdir: Path) -> RunRecord:
         metrics={path.stem: read_curves(path) for path in logs},
         ledger=Ledger(workdir / "ledger.jsonl").read(),
         videos=sorted(workdir.glob("data/videos/*.npz")),
+        outcomes=load_arrays(outcomes, "evaluate") if outcomes.exists() else {},
         environment=load_json(environment) if environment.exists() else {},
     )
 

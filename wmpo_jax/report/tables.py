@@ -199,14 +199,16 @@ def _gate(name: str, where: str, gate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def confusions(record: RunRecord) -> list[dict[str, Any]]:
-    """Two-by-two counts of judged against real outcomes: title, judge, cells by tp, fp, fn, tn."""
+    """Two-by-two counts of judged against real outcomes: title, judge, cells by tp, fp, fn, tn, and
+    precision and recall in words."""
     found = [
         _confusion(f"Imagined outcome, {when} RL", "imagined", block)
         for when, block in comparisons(record).items()
     ]
     for name, block in record.stages.get("reward", {}).items():
         if isinstance(block, dict) and "tp" in block:
-            found.append(_confusion(f"Reward model, held-out {name}", "predicted", block))
+            title = f"Reward model, held-out {name.replace('_', ', ')}"
+            found.append(_confusion(title, "predicted", block))
     return found
 
 
@@ -214,7 +216,10 @@ def _confusion(title: str, judge: str, block: Mapping[str, Any]) -> dict[str, An
     counts = {key: block[key] for key in ("tp", "fp", "fn", "tn")}
     total = max(1, sum(counts.values()))
     cells = {key: {"count": number(n), "share": n / total} for key, n in counts.items()}
-    return {"title": title, "judge": judge, "cells": cells}
+    precision = counts["tp"] / max(1, counts["tp"] + counts["fp"])
+    recall = counts["tp"] / max(1, counts["tp"] + counts["fn"])
+    words = f"precision {percent(precision)} %, recall {percent(recall)} %"
+    return {"title": title, "judge": judge, "cells": cells, "words": words}
 
 
 def number(value: Any) -> str:

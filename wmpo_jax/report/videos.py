@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,13 +51,15 @@ def clip_groups(record: RunRecord) -> list[ClipGroup]:
     """All clips that the stages left in data/videos, the known files first."""
     order = list(_FILES)
     paths = sorted(record.videos, key=lambda p: order.index(p.stem) if p.stem in order else 99)
-    return [group for group in map(read_clips, paths) if group.clips]
+    groups = [read_clips(path, record.outcomes) for path in paths]
+    return [group for group in groups if group.clips]
 
 
-def read_clips(path: Path) -> ClipGroup:
+def read_clips(path: Path, outcomes: Mapping[str, np.ndarray] | None = None) -> ClipGroup:
     """Renders one file.
 
     Args:
+      outcomes: see `RunRecord`; what became of a start is added to the note that names it.
       path: an .npz with `left_BTHWC` and `right_BTHWC`, uint8 of one shape, and `caption`, B
         strings such as "start 7: base | WMPO" (the note before the colon may be missing).
 
@@ -76,11 +79,28 @@ def read_clips(path: Path) -> ClipGroup:
             f"and {len(captions)} captions: run stage {stage} again."
         )
     rows = zip(left[:MAX_CLIPS], right[:MAX_CLIPS], captions[:MAX_CLIPS], strict=True)
-    return ClipGroup(title, [_clip(*row) for row in rows])
+    return ClipGroup(title, [_clip(*row, outcomes or {}) for row in rows])
 
 
-def _clip(left_THWC: np.ndarray, right_THWC: np.ndarray, caption: str) -> Clip:
+def what_became(note: str, outcomes: Mapping[str, np.ndarray]) -> str:
+    """ "start 7" -> "base failed, WMPO solved it"; empty where that is not known."""
+    seed = note.removeprefix("start ")
+    if not {"seeds", "base_greedy", "wmpo_greedy"} <= outcomes.keys() or not seed.isdecimal():
+        return ""
+    rows = np.flatnonzero(outcomes["seeds"] == int(seed))
+    if not len(rows):
+        return ""
+    base, wmpo = (bool(outcomes[f"{policy}_greedy"][rows[0]]) for policy in ("base", "wmpo"))
+    if base == wmpo:
+        return "both solved it" if base else "both failed"
+    return "base solved it, WMPO failed" if base else "base failed, WMPO solved it"
+
+
+def _clip(
+    left_THWC: np.ndarray, right_THWC: np.ndarray, caption: str, outcomes: Mapping[str, np.ndarray]
+) -> Clip:
     note, _, sides = str(caption).rpartition(": ")
+    note = ": ".join(filter(None, (note, what_became(note, outcomes))))
     left, _, right = sides.partition(" | ")
     frames = side_by_side(left_THWC, right_THWC, (left, right))
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]

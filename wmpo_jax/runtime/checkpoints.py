@@ -118,10 +118,11 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _storable(leaf: Any) -> jax.Array | np.ndarray:
-    """Orbax stores neither typed keys nor bare Python numbers."""
+    """Orbax stores neither typed keys nor bare Python numbers, nor arrays of one host of many."""
     if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        leaf = jax.random.key_data(leaf)
+    on_one_host = jax.process_count() > 1 and getattr(leaf, "is_fully_addressable", True)
+    return leaf if isinstance(leaf, jax.Array) and not on_one_host else np.asarray(leaf)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

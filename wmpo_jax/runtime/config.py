@@ -16,13 +16,15 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from wmpo_jax.runtime.errors import UserError
 
+PACKAGE = Path(__file__).parents[1]  # an installed package brings the project's configs along
+
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Reads a config and locks it.
 
     Args:
       spec: a path, `configs/tiny.py`, or with a variant, `configs/tiny.py:smoke`, which calls
-        `get_config("smoke")`.
+        `get_config("smoke")`. What is not there is looked for in the installed package.
       overrides: `field.name=value`, as after `--config.` on the command line; values are parsed
         with the type that the field already has.
 
@@ -47,6 +49,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def _read_file(spec: str) -> ConfigDict:
     path, _, variant = spec.partition(":")
+    if not Path(path).is_file() and (PACKAGE / path).is_file():
+        path = str(PACKAGE / path)
     if not Path(path).is_file():
         nearby = sorted(str(p) for p in Path(path).parent.glob("*.py"))
         raise UserError(f"There is no config file {path}; choose one of: {', '.join(nearby)}.")

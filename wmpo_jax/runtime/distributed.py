@@ -1,23 +1,24 @@
-"""Several hosts as one computer: joining, agreeing on the config, and noticing that one is gone."""
+"""Several hosts as one computer: joining each other and agreeing on the config."""
 
-import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from wmpo_jax.runtime import watch
 from wmpo_jax.runtime.config import config_hash
-from wmpo_jax.runtime.errors import HostLost, UserError
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.files import load_arrays, replacing
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 JOIN_SECONDS = 120  # hosts of a job start within this of each other; WMPO_JOIN_SECONDS overrides
-# A host that is silent for so long is taken for dead, and JAX ends the processes of the others.
-SILENCE_SECONDS = 30
-# How XLA's collectives and JAX's coordination service say that a peer is gone.
-_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "gloo", "Connection", "coordination", "peer")
+# JAX's own patience with a silent host, longer than that of `watch`, which says it better.
+_HEARTBEAT_SECONDS = 50
+_SHUTDOWN_SECONDS = 300  # the last host may be writing the report
 
 
 def initialize(cluster: bool) -> None:
@@ -45,20 +46,44 @@ def initialize(cluster: bool) -> None:
 
 def _join(**where: str | int) -> None:
     seconds = int(os.environ.get("WMPO_JOIN_SECONDS", JOIN_SECONDS))
+    failure = (
+        f"The coordinator {where.get('coordinator_address', 'of this cluster')} did not bring all "
+        f"hosts together within {seconds} s: start the same command on every host, and check the "
+        "address, the firewall and the number of processes."
+    )
+    watch.before_abort(lambda: watch.leave(failure, 2))  # JAX ends some of these in C++
     try:
         jax.distributed.initialize(
             **where,  # pyright: ignore[reportArgumentType]
             initialization_timeout=seconds,
-            heartbeat_timeout_seconds=SILENCE_SECONDS,
-            shutdown_timeout_seconds=SILENCE_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except RuntimeError as error:
-        place = where.get("coordinator_address", "of this cluster")
-        raise UserError(
-            f"The coordinator {place} did not bring all hosts together within {seconds} s "
-            f"({str(error).splitlines()[0][:120]}): start the same command on every host, and "
-            "check the address, the firewall and the number of processes."
-        ) from error
+        raise UserError(f"{failure} JAX says: {str(error).splitlines()[0][:120]}") from error
+    watch.start()
+
+
+def exchange(folder: Path, part: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What every host has to give, in the order of the hosts; all must call it.
+
+    It goes through files, since hours of video would not fit on the devices.
+
+    Args:
+      folder: on a disk that all hosts see; nothing stays there.
+      part: this host's arrays.
+    """
+    if jax.process_count() == 1:
+        return [dict(part)]
+    paths = [folder / f".part_{host}.npz" for host in range(jax.process_count())]
+    mine = paths[jax.process_index()]
+    with replacing(mine) as file:
+        np.savez(file, allow_pickle=False, **part)
+    multihost_utils.sync_global_devices("parts are written")
+    parts = [load_arrays(path, "that was just running") for path in paths]
+    multihost_utils.sync_global_devices("parts are read")
+    mine.unlink()
+    return parts
 
 
 def check_same_config(config: ConfigDict | FrozenConfigDict) -> None:
@@ -73,20 +98,3 @@ def check_same_config(config: ConfigDict | FrozenConfigDict) -> None:
             f"Host {strangers[0]} was started with another config than host 0 (their hashes "
             "differ): give every host the same file and the same --config flags."
         )
-
-
-@contextlib.contextmanager
-def watching_hosts() -> Iterator[None]:
-    """Turns the errors by which a collective reports a lost host into HostLost.
-
-    A host that is not waiting in a collective is ended by JAX itself after SILENCE_SECONDS.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or not any(word in str(error) for word in _LOST):
-            raise
-        raise HostLost(
-            f"another host was lost ({str(error).splitlines()[0][:160]}); the same command on all "
-            "hosts continues from the newest checkpoint"
-        ) from error

@@ -1,5 +1,7 @@
 """What has to be set before JAX starts; this module imports neither JAX nor anything that does."""
 
+import importlib.metadata
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -8,16 +10,27 @@ from pathlib import Path
 # arm takes a second instead of two milliseconds. The tabletop tasks cost the same either way.
 _MJX_ON_CPU = "--xla_cpu_use_fusion_emitters=false"
 
+# What Linux shows there of TPUs (two kinds of drivers), NVIDIA's and AMD's GPUs, and WSL2's.
+_DEV = Path("/dev")
+_ACCELERATORS = ("accel*", "vfio/*", "nvidia*", "kfd", "dxg")
+
+
+def has_fusion_emitters_flag() -> bool:
+    """Whether this JAX knows the name; 0.11 does not, and an unknown one ends the process."""
+    return tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11)
+
 
 def prepare(cpu_devices: int = 1) -> None:
     """Sets XLA flags and the compilation cache. Call it before the first `import jax`.
 
-    What the user has put in XLA_FLAGS or JAX_COMPILATION_CACHE_DIR wins.
+    What the user has put in XLA_FLAGS, JAX_COMPILATION_CACHE_DIR or JAX_PLATFORMS wins.
 
     Args:
       cpu_devices: pretend devices that XLA makes of the CPU.
     """
-    flags = [_MJX_ON_CPU, f"--xla_force_host_platform_device_count={cpu_devices}"]
+    flags = [f"--xla_force_host_platform_device_count={cpu_devices}"]
+    if has_fusion_emitters_flag():
+        flags.append(_MJX_ON_CPU)
     theirs = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in flags if flag.partition("=")[0] not in theirs]
     os.environ["XLA_FLAGS"] = " ".join([*missing, theirs]).strip()
@@ -26,6 +39,17 @@ def prepare(cpu_devices: int = 1) -> None:
     # Small programs too: a tiny run compiles hundreds of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if _libtpu_in_vain():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _libtpu_in_vain() -> bool:
+    """Whether libtpu is here, to compile with, and no accelerator is.
+
+    JAX would start libtpu all the same, and libtpu would complain on stderr.
+    """
+    found = any(True for pattern in _ACCELERATORS for _ in _DEV.glob(pattern))
+    return importlib.util.find_spec("libtpu") is not None and not found
 
 
 def compile_only() -> None:
@@ -34,6 +58,8 @@ def compile_only() -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # libtpu wants to be alone on a machine with chips; a compiler need not be.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
 def restart_with_huge_pages() -> None:

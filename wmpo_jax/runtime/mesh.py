@@ -5,11 +5,13 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -58,37 +60,63 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(mesh: Mesh, tree: Any) -> Any:
-    """Places arrays with their leading axis spread over the mesh.
+def spread_whole(mesh: Mesh, tree: Any) -> Any:
+    """Places arrays, whole on every host or on the mesh already, with their rows spread over it.
 
     Args:
-      tree: arrays whose leading axis is the batch; with several hosts, this host's part of it.
+      tree: arrays whose leading axis is the batch.
 
     Raises:
       UserError: a leading axis is not a multiple of the devices it is spread over.
     """
-    sharding = batch_sharding(mesh)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def place(leaf: Any) -> jax.Array:
-        rows = leaf.shape[0] * jax.process_count()
-        if rows % parts:
-            raise UserError(_uneven(rows, parts))
-        if jax.process_count() == 1:
-            return jax.device_put(leaf, sharding)
-        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+        check_even(mesh, leaf.shape[0])
+        return _put(leaf, batch_sharding(mesh))
 
     return jax.tree.map(place, tree)
 
 
-def spread_whole(mesh: Mesh, tree: Any) -> Any:
-    """As `shard_batch`, for a batch that every host has whole, or that is on the mesh already."""
+def spread_padded(mesh: Mesh, tree: Any) -> Any:
+    """As `spread_whole`, for any number of rows: the last one is repeated until they divide.
+
+    The caller drops the filling from what is computed (`fetch(result)[:rows]`).
+    """
+    parts = _parts(mesh)
+
+    def pad(leaf: Any) -> Any:
+        missing = -leaf.shape[0] % parts
+        if not missing:
+            return leaf
+        return np.concatenate([np.asarray(leaf), np.repeat(np.asarray(leaf[-1:]), missing, axis=0)])
+
+    return spread_whole(mesh, jax.tree.map(pad, tree))
+
+
+def host_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """Which rows of a batch of `rows` the devices of this host hold: int64, ascending.
+
+    Hosts may share rows (tensor ranks on several hosts), and a host's rows need not be neighbours
+    (on TPUs the mesh follows the wires).
+
+    Raises:
+      UserError: the rows cannot be spread evenly.
+    """
+    check_even(mesh, rows)
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return np.unique([np.arange(rows)[place] for place in places if place is not None])
+
+
+def spread_part(mesh: Mesh, tree: Any, rows: int) -> Any:
+    """As `spread_whole`, for a batch of `rows` of which this host has its `host_rows` alone."""
+    mine = host_rows(mesh, rows)
 
     def place(leaf: Any) -> jax.Array:
-        parts = mesh.shape["data"] * mesh.shape["fsdp"]
-        if leaf.shape[0] % parts:
-            raise UserError(_uneven(leaf.shape[0], parts))
-        return jax.device_put(leaf, batch_sharding(mesh))
+        def part(index: Any) -> np.ndarray:
+            return leaf[np.searchsorted(mine, np.arange(rows)[index[0]])]
+
+        shape = (rows, *leaf.shape[1:])
+        return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 
     return jax.tree.map(place, tree)
 
@@ -108,14 +136,45 @@ def fetch(tree: Any) -> Any:
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Places a full copy of every leaf on each device (typed PRNG keys included)."""
-    return jax.device_put(tree, replicated(mesh))
+    return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
 
 
-def _uneven(rows: int, parts: int) -> str:
-    return (
-        f"A batch of {rows} cannot be spread over data x fsdp = {parts} devices: "
-        f"make it a multiple of {parts} or change config.mesh."
-    )
+def on_this_host(tree: Any) -> Any:
+    """A copy of `tree` on this host's devices, for programs that each host runs by itself.
+
+    All hosts must call it. With one host it is `tree`.
+    """
+    if jax.process_count() == 1:
+        return tree
+    here = mesh_of(jax.local_devices(), (1, jax.local_device_count(), 1))
+    whole = fetch(tree)
+    return jax.device_put(whole, sharding.shardings(here, whole))
+
+
+def _put(leaf: Any, place: NamedSharding) -> jax.Array:
+    on_mesh = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    if place.is_fully_addressable or on_mesh:
+        return jax.device_put(leaf, place)
+    # device_put would first send every host the copy of the first, to compare them.
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), place)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf, jnp.result_type(leaf))  # float64 and int64 become what JAX takes
+    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+
+
+def _parts(mesh: Mesh) -> int:
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_even(mesh: Mesh, rows: int, what: str = "A batch") -> None:
+    """UserError when `rows` are not a multiple of the devices that a batch is spread over."""
+    parts = _parts(mesh)
+    if rows % parts:
+        raise UserError(
+            f"{what} of {rows} cannot be spread over data x fsdp = {parts} devices: "
+            f"make it a multiple of {parts} or change config.mesh."
+        )
 
 
 def describe(mesh: Mesh) -> str:

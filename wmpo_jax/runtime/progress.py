@@ -78,6 +78,12 @@ def progress(total: int, initial: int, phase: str) -> Progress:
     return Progress(total, initial, phase)
 
 
+def say(text: str) -> None:
+    """A line on stdout, once, however many hosts there are."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
 class PhaseTimer:
     """Adds up wall seconds per phase name (policy, world_model, decode, reward, update ...).
 

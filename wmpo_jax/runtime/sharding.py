@@ -9,7 +9,7 @@ their averages, gradients and optimiser states, stacked by layer or not. Axes of
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -104,6 +104,30 @@ def over(mesh: Mesh) -> Iterator[None]:
     """While a function is traced inside, `spread_batch` means this mesh."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield
+
+
+def compiled(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit(function)`, traced `over` the mesh."""
+
+    def traced(*arguments: Any) -> Any:
+        with over(mesh):
+            return function(*arguments)
+
+    return jax.jit(traced)
+
+
+def apart(mesh: Mesh | None, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with every device at work on its own rows alone; nothing is moved.
+
+    Args:
+      mesh: None leaves the function as it is.
+      function: row by row independent, of and to pytrees of arrays with the batch as leading axis;
+        its length is a multiple of `batch_parts`.
+    """
+    if mesh is None:
+        return function
+    rows = PartitionSpec(*ACTIVATIONS)
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
 
 
 def spread_batch(x: jax.Array) -> jax.Array:

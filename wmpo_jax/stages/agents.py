@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from wmpo_jax.algorithm import rectified_flow
@@ -23,7 +24,8 @@ from wmpo_jax.models.stdit import STDiT
 from wmpo_jax.models.videomae import VideoMAE
 from wmpo_jax.models.videomae.windows import score_windows
 from wmpo_jax.models.vla import VLA, action_tokens
-from wmpo_jax.stages import networks
+from wmpo_jax.models.vla.lora import add_lora
+from wmpo_jax.stages import networks, training
 
 MICRO_BATCH_PIXELS = 512 * 32 * 32  # through the autoencoder at once
 
@@ -32,8 +34,8 @@ MICRO_BATCH_PIXELS = 512 * 32 * 32  # through the autoencoder at once
 class PolicyFamily:
     """A VLA without its weights: network, prompts of the task, image transform, tokens.
 
-    `build` makes it with fresh weights; `training.create` and `abstract` know where they belong.
-    `frozen` holds the weights that `params` lacks because they are not trained (under LoRA).
+    `build` makes it with fresh weights; `networks.create_policy` knows where they belong. Methods
+    take all parameters of the network, or adapters and frozen ones in a `training.Adapted`.
     """
 
     build: Callable[[], VLA]
@@ -42,15 +44,14 @@ class PolicyFamily:
     prompts_GL: np.ndarray
     lengths_G: np.ndarray
     bins: int
-    frozen: Any = None
 
     def logits(self, params: Any, observation: Observation) -> jax.Array:
         """float32 logits_BKAV over action classes."""
         return self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
 
     def logits_of_frames(self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
-        frozen = () if self.frozen is None else (self.frozen,)
-        network = nnx.merge(self.graphdef, params, *frozen)
+        parts = params if isinstance(params, training.Adapted) else (params,)
+        network = nnx.merge(self.graphdef, *parts)
         pixels = self.transform(frames_BHWC)
         prompt_BL = jnp.asarray(self.prompts_GL)[goal_B]
         same_length = (self.lengths_G == self.lengths_G[0]).all()
@@ -89,8 +90,13 @@ def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
     vla_config = networks.vla_config(config, env)
     prompts_GL, lengths_G = networks.tokenizer(config).encode_batch(env.instructions)
 
+    rank = networks.lora_rank(config)
+
     def build() -> VLA:
-        return VLA(vla_config, rngs=nnx.Rngs(config.seed))
+        network = VLA(vla_config, rngs=nnx.Rngs(config.seed))
+        if rank:
+            add_lora(network, rank, config.policy.lora_alpha, rngs=nnx.Rngs(config.seed + 1))
+        return network
 
     return PolicyFamily(
         build=build,
@@ -105,8 +111,8 @@ def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
 class RealDynamics:
     """MJX behind the policy's action units: normalised [-1, 1] in, the task's own units out."""
 
-    def __init__(self, env: Environment, statistics: ActionStatistics):
-        self._mjx = MjxDynamics(env)
+    def __init__(self, env: Environment, statistics: ActionStatistics, mesh: Mesh | None = None):
+        self._mjx = MjxDynamics(env, mesh)
         self._statistics = statistics
 
     def reset(self, start: jax.Array, key: jax.Array) -> tuple[Any, Observation]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.autoencoder_kl import (
@@ -15,7 +16,9 @@ from wmpo_jax.models.autoencoder_kl import (
     kl_divergence,
     to_model_range,
 )
+from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.files import save_arrays
+from wmpo_jax.runtime.mesh import fetch, spread_padded, spread_part
 from wmpo_jax.stages import networks, training
 from wmpo_jax.stages.agents import LatentVideo
 from wmpo_jax.stages.setting import Setting
@@ -54,8 +57,7 @@ def run(setting: Setting) -> None:
         setting,
     )
     if stream:
-        samples = [stream.loader.batch(step)["frames_BTHWC"] for step in range(SAMPLE_BATCHES)]
-        calibration = held = jnp.asarray(np.concatenate(samples))
+        calibration = held = _samples(setting, stream)
     else:
         calibration, held = data["play"][:64], data["rollouts"]
     store = networks.checkpoint(setting.config, "autoencoder")
@@ -68,7 +70,7 @@ def run(setting: Setting) -> None:
     )
     psnr = _reconstruction_psnr(video, held)
     for name, values in frames.items():
-        latents = _encode_all(video, values, setting.key(f"latents of {name}"))
+        latents = _encode_all(setting.mesh, video, values, setting.key(f"latents of {name}"))
         save_arrays(setting.workdir.data(name) / "latents.npz", {"latents_BThwc": latents})
     seconds = time.monotonic() - started
     result = {"seconds": seconds, "scaling_factor": scale, "psnr": psnr}
@@ -97,6 +99,15 @@ def _stream(setting: Setting) -> training.Stream | None:
     spec = WindowSpec(history=1, chunk=1, future=False)
     batch_size = setting.config.autoencoder.batch_size
     return training.Stream(setting.loader("autoencoder data", spec, batch_size, clip=False))
+
+
+def _samples(setting: Setting, stream: training.Stream) -> np.ndarray:
+    """Frames of the first batches, all of them on every host; uint8 [X, T, H, W, 3]."""
+    batches = [
+        fetch(spread_part(setting.mesh, stream.loader.batch(step), stream.loader.batch_size))
+        for step in range(SAMPLE_BATCHES)
+    ]
+    return np.concatenate([batch["frames_BTHWC"] for batch in batches])
 
 
 def load_video(setting: Setting) -> LatentVideo:
@@ -157,28 +168,31 @@ def _psnr(mean_square: jax.Array) -> jax.Array:
     return 10.0 * jnp.log10(4.0 / mean_square)
 
 
-def _unit_scale(graphdef: Any, params: Any, frames_BTHWC: jax.Array) -> float:
+def _unit_scale(graphdef: Any, params: Any, frames_BTHWC: jax.Array | np.ndarray) -> float:
     """What makes the standard deviation of the latents 1."""
     flat = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[2:])
     encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(to_model_range(x))[0])
-    return float(1.0 / jnp.std(encode(params, flat)))
+    return float(1.0 / np.std(fetch(encode(params, flat))))
 
 
-def _reconstruction_psnr(video: LatentVideo, frames_BTHWC: jax.Array) -> float:
+def _reconstruction_psnr(video: LatentVideo, frames_BTHWC: jax.Array | np.ndarray) -> float:
     """Of frames of the policy's rollouts; the ceiling for any imagined frame."""
-    frames = frames_BTHWC[:32]
+    frames = np.asarray(frames_BTHWC[:32])
     trip = jax.jit(lambda video, x, key: video.decode(video.encode(x, key)))
-    again = trip(video, frames, jax.random.key(0))
-    error = (frames.astype(jnp.float32) - again.astype(jnp.float32)) / 127.5
-    return float(_psnr(jnp.square(error).mean()))
+    again = fetch(trip(video, frames, jax.random.key(0)))
+    error = (frames.astype(np.float32) - again.astype(np.float32)) / 127.5
+    return float(_psnr(np.square(error).mean()))
 
 
-def _encode_all(video: LatentVideo, frames_ETHWC: np.ndarray, key: jax.Array) -> np.ndarray:
-    """float32 latents of all episodes, in batches of one shape."""
-    encode = jax.jit(LatentVideo.encode)
+def _encode_all(
+    mesh: Mesh, video: LatentVideo, frames_ETHWC: np.ndarray, key: jax.Array
+) -> np.ndarray:
+    """float32 latents of all episodes, in batches of one shape spread over the devices."""
+    encode = sharding.compiled(mesh, LatentVideo.encode)
     parts = []
     for start in range(0, len(frames_ETHWC), ENCODE_BATCH):
         rows = np.arange(start, start + ENCODE_BATCH).clip(max=len(frames_ETHWC) - 1)
-        latents = encode(video, jnp.asarray(frames_ETHWC[rows]), jax.random.fold_in(key, start))
-        parts.append(np.asarray(latents))
+        frames = spread_padded(mesh, frames_ETHWC[rows])
+        latents = encode(video, frames, jax.random.fold_in(key, start))
+        parts.append(fetch(latents)[: len(rows)])
     return np.concatenate(parts)[: len(frames_ETHWC)]

@@ -16,7 +16,7 @@ from flax import nnx
 from wmpo_jax.conversion.load import Policy, load_policy, spread_over
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
-from wmpo_jax.runtime.progress import progress
+from wmpo_jax.runtime.progress import progress, say
 from wmpo_jax.stages.agents import PolicyFamily
 from wmpo_jax.stages.evaluate import RealEvaluator, rate
 from wmpo_jax.stages.seeds import span
@@ -54,7 +54,7 @@ def run(setting: Setting) -> None:
     )
     result = _rates(setting, outcome) | setting.provenance()
     setting.workdir.mark_done("checkpoint", {"seconds": time.monotonic() - started, **result})
-    print(f"{env.name}: {result['overall']}", flush=True)
+    say(f"{env.name}: {result['overall']}")
 
 
 def as_family(setting: Setting, policy: Policy) -> PolicyFamily:

@@ -9,6 +9,7 @@ from einops import rearrange
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.data.collected import EpisodeWriter, from_arrays
 from wmpo_jax.runtime.files import save_arrays
+from wmpo_jax.runtime.mesh import fetch
 from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.real import make_player
 from wmpo_jax.stages.seeds import span
@@ -31,7 +32,7 @@ def run(setting: Setting) -> None:
     seeds = setting.starts("rollouts", 0, config.collect.starts)
     starts = np.repeat(seeds, config.collect.group_size)
     play = make_player(setting, family)
-    trajectory = jax.device_get(play(params, starts, setting.key("collect")))
+    trajectory = fetch(play(params, starts, setting.key("collect")))
     save_arrays(setting.workdir.data("rollouts") / "episodes.npz", vars(trajectory))
     _write_dataset(setting, trajectory, np.asarray(starts))
     result = {

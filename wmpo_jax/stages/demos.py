@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from wmpo_jax.data.mixture import Mixture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.dynamics import collect, expert_actor
 from wmpo_jax.envs.protocol import Episodes, HostEnvironment
+from wmpo_jax.runtime.distributed import exchange
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays, save_json
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.stages import networks
+from wmpo_jax.stages.real import shared_out
 from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 
@@ -96,8 +100,7 @@ def _episodes(
     """The expert's for `demos`, play's for `play`."""
     env = setting.env
     if isinstance(env, HostEnvironment):
-        actor = "expert" if role == "demos" else "play"
-        return env.record(seeds, actor, section.noise, on_batch)
+        return _recorded_on_hosts(setting, env, role, section.noise, seeds, on_batch)
     return collect(
         env,
         expert_actor(env, section.bias) if role == "demos" else env.play,
@@ -105,5 +108,25 @@ def _episodes(
         setting.key(role),
         noise=section.noise,
         batch=min(256, section.episodes),
+        mesh=setting.mesh,
         on_batch=on_batch,
     )
+
+
+def _recorded_on_hosts(
+    setting: Setting,
+    env: HostEnvironment,
+    role: str,
+    noise: float,
+    seeds: np.ndarray,
+    on_batch: Callable[[int], None],
+) -> Episodes:
+    """Every host records its part of the seeds; all have all of them in the end."""
+    actor = "expert" if role == "demos" else "play"
+
+    def record(number: int, rows: np.ndarray) -> dict[str, Any]:
+        del number
+        return vars(env.record(seeds[rows], actor, noise, on_batch))
+
+    parts = np.array_split(np.arange(len(seeds)), min(jax.process_count(), len(seeds)))
+    return Episodes(**shared_out(parts, record, partial(exchange, setting.workdir.data(role))))

@@ -12,6 +12,7 @@ from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.report.intervals import paired_difference, wilson
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
+from wmpo_jax.runtime.mesh import fetch
 from wmpo_jax.runtime.progress import Progress, progress
 from wmpo_jax.stages import improve
 from wmpo_jax.stages.agents import PolicyFamily, policy_family
@@ -53,12 +54,14 @@ class RealEvaluator:
             greedy = mode == "greedy"
             trajectory = self._play(params, jnp.asarray(starts), key, greedy=greedy, films=False)
             parts.append(
-                {
-                    "success": np.asarray(trajectory.success_B),
-                    "finish_step": np.asarray(trajectory.finish_step_B),
-                    "goal": np.asarray(trajectory.goal_B),
-                    "invalid": np.asarray(trajectory.invalid_B),
-                }
+                fetch(
+                    {
+                        "success": trajectory.success_B,
+                        "finish_step": trajectory.finish_step_B,
+                        "goal": trajectory.goal_B,
+                        "invalid": trajectory.invalid_B,
+                    }
+                )
             )
             if bar:
                 bar.advance(len(starts))
@@ -70,7 +73,7 @@ class RealEvaluator:
         if isinstance(self._setting.env, HostEnvironment):
             starts = starts[:count]  # compiled programs want the whole batch again
         trajectory = self._play(params, starts, jax.random.key(0), greedy=True)
-        return np.asarray(trajectory.frames_BTHWC[:count])
+        return fetch(trajectory.frames_BTHWC)[:count]
 
 
 def run(setting: Setting) -> None:

@@ -15,8 +15,11 @@ import numpy as np
 from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.algorithm.rollout import replay, rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
+from wmpo_jax.runtime.mesh import fetch, replicate
+from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.improve import imagined, load_policy, load_world
 from wmpo_jax.stages.real import make_player
@@ -36,7 +39,7 @@ def run(setting: Setting) -> None:
     report["gates"] = gates = _gates(setting, report)
     for name, gate in gates.items():
         mark = "passed" if gate["passed"] else "FAILED"
-        print(f"gate {name}: {gate['value']:.3f} (bound {gate['bound']:.2f}) {mark}", flush=True)
+        say(f"gate {name}: {gate['value']:.3f} (bound {gate['bound']:.2f}) {mark}")
     failed = [name for name, gate in gates.items() if not gate["passed"]]
     if failed and setting.config.gates.enforce:
         raise UserError(
@@ -63,11 +66,10 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
     """
     config = setting.config
     seeds = setting.starts("gates", 0, config.gates.episodes)
-    world = load_world(setting)
+    world = replicate(setting.mesh, load_world(setting))
     family = policy_family(config, setting.env)
     play = make_player(setting, family)
 
-    @jax.jit
     def imagine(
         params: Any, world: tuple, real: Trajectory, dream_key: jax.Array, free_key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -78,14 +80,15 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
         free = rollout(policy, dream, first, free_key, setting.num_chunks)
         return frames, success_B, free.success_B
 
+    imagine_all = sharding.compiled(setting.mesh, imagine)
     keys = jax.random.split(setting.key("gates"), -(-len(seeds) // BATCH))
     parts = []
     for start, key in zip(range(0, len(seeds), BATCH), keys, strict=True):
         batch = jnp.asarray(seeds[start : start + BATCH])
         real_key, dream_key, free_key = jax.random.split(key, 3)
         real = play(params, batch, real_key)
-        dream = imagine(params, world, real, dream_key, free_key)
-        parts.append(jax.device_get((real, *dream)))
+        dream = imagine_all(params, world, real, dream_key, free_key)
+        parts.append(fetch((real, *dream)))
     real, frames, judged, free = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     _save_videos(setting, real, frames, judged, when)
     setting.workdir.ledger.append(

@@ -121,18 +121,20 @@ def optimise(
     starts: Starts,
     recipe: Recipe,
     setting: Setting,
-) -> GrpoState:
+) -> tuple[GrpoState, Any]:
     """`recipe.iterations` rounds of GRPO from `params`, resuming the newest checkpoint of `name`.
 
-    Seconds per phase are written with the metrics of each iteration.
+    Seconds per phase are written with the metrics of each iteration. Returns the last state, and
+    the parameters of the policy (`params` with what was trained of them).
 
     Raises:
       UserError: no group with both successes and failures in `recipe.attempts` batches.
       Preempted: after saving.
     """
     checkpoints = Checkpoints(setting.workdir.checkpoints(name))
+    frozen = training.frozen_of(params)
     state = training.make_sharded(
-        setting.mesh, functools.partial(initial_state, recipe=recipe), params
+        setting.mesh, functools.partial(initial_state, recipe=recipe), training.trained_of(params)
     )
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
@@ -145,12 +147,13 @@ def optimise(
         for iteration in range(first + 1, recipe.iterations + 1):
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
             with timer("sample"):
-                kept, state, metrics = _gather(state, sample, starts, recipe, sample_key)
+                policy = training.joined(state.params, frozen)
+                kept, state, metrics = _gather(state, policy, sample, starts, recipe, sample_key)
             with timer("update"):
                 if kept is not None:
                     batch, weight_B = spread_whole(setting.mesh, kept)
                     new_params, opt_state, losses = update(
-                        state.params, state.opt_state, batch, weight_B, update_key
+                        state.params, state.opt_state, batch, weight_B, update_key, frozen
                     )
                     state = state.replace(params=new_params, opt_state=opt_state)
                     metrics |= {k: float(v) for k, v in losses.items()}
@@ -167,7 +170,7 @@ def optimise(
                 checkpoints.save(iteration, state)
             if leaving:
                 raise preemption.stopped(name, iteration)
-    return state
+    return state, training.joined(state.params, frozen)
 
 
 def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any:
@@ -178,7 +181,12 @@ def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any
 
 
 def _gather(
-    state: GrpoState, sample: Sampler, starts: Starts, recipe: Recipe, key: jax.Array
+    state: GrpoState,
+    policy: Any,
+    sample: Sampler,
+    starts: Starts,
+    recipe: Recipe,
+    key: jax.Array,
 ) -> tuple[tuple[Trajectory, jax.Array] | None, GrpoState, dict[str, float]]:
     """Samples batches until `groups` mixed groups are found, or `attempts` is used up.
 
@@ -190,7 +198,7 @@ def _gather(
     success: list[np.ndarray] = []
     for _ in range(recipe.attempts):
         batch = int(state.batches)
-        trajectory = sample(state.params, starts(batch), jax.random.fold_in(key, batch))
+        trajectory = sample(policy, starts(batch), jax.random.fold_in(key, batch))
         success.append(fetch(trajectory.success_B))
         mixed.append(np.asarray(grpo.mixed_groups(jnp.asarray(success[-1]), recipe.group_size)))
         found.append(trajectory)
@@ -239,19 +247,30 @@ class Decisions(struct.PyTreeNode):
 
 
 def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
-    """The policy update as one function: epochs of minibatches of whole groups."""
+    """The policy update as one function: epochs of minibatches of whole groups.
+
+    It takes what is trained of the policy, the optimiser's state, episodes, their weights, a key,
+    and what is frozen of the policy (None for nothing).
+    """
     optimizer = recipe.optimizer()
 
-    def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
+    def step(
+        carry: tuple[Any, Any], batch: Any, frozen: Any
+    ) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
         params, opt_state = carry
-        grads, metrics = _gradient(params, family, _decisions(*batch), recipe)
+        grads, metrics = _gradient(params, frozen, family, _decisions(*batch), recipe)
         grads = sharding.pin(mesh, grads)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return sharding.pin(mesh, (optax.apply_updates(params, updates), opt_state)), metrics
 
     def update(
-        params: Any, opt_state: Any, trajectory: Trajectory, weight_B: jax.Array, key: jax.Array
+        params: Any,
+        opt_state: Any,
+        trajectory: Trajectory,
+        weight_B: jax.Array,
+        key: jax.Array,
+        frozen: Any = None,
     ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
         advantage_B = grpo.group_advantages(trajectory.success_B, recipe.group_size)
         order = _minibatches(recipe, key)
@@ -262,7 +281,8 @@ def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any
         )
 
         def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
-            return step(carry, training.spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch)))
+            chosen = training.spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch))
+            return step(carry, chosen, frozen)
 
         with sharding.over(mesh):
             (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), order)
@@ -307,7 +327,7 @@ def _decisions(episodes: Trajectory, advantage_B: jax.Array, weight_B: jax.Array
 
 
 def _gradient(
-    params: Any, family: Scorer, batch: Decisions, recipe: Recipe
+    params: Any, frozen: Any, family: Scorer, batch: Decisions, recipe: Recipe
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Gradient of the loss and its metrics, `recipe.micro_chunks` decisions per episode at once."""
     differentiate = jax.value_and_grad(_loss, has_aux=True)
@@ -318,7 +338,7 @@ def _gradient(
             f"improve.micro_chunks = {size} does not divide the {chunks} chunks of an episode."
         )
     if size == chunks:
-        (_, metrics), grads = differentiate(params, family, batch, recipe)
+        (_, metrics), grads = differentiate(params, frozen, family, batch, recipe)
         return grads, metrics
 
     def slices(leaf_BN: jax.Array) -> jax.Array:
@@ -331,7 +351,7 @@ def _gradient(
     }
 
     def one(part: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
-        (_, metrics), grads = differentiate(params, family, batch.replace(**part), recipe)
+        (_, metrics), grads = differentiate(params, frozen, family, batch.replace(**part), recipe)
         return grads, metrics
 
     def add(total: Any, part: dict[str, jax.Array]) -> tuple[Any, None]:
@@ -343,7 +363,7 @@ def _gradient(
 
 
 def _loss(
-    params: Any, family: Scorer, batch: Decisions, recipe: Recipe
+    params: Any, frozen: Any, family: Scorer, batch: Decisions, recipe: Recipe
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Clipped policy-gradient loss: the mean over episodes of the mean over their tokens.
 
@@ -351,7 +371,8 @@ def _loss(
     """
     chunks = batch.tokens_BNKA.shape[1]
     frames = rearrange(batch.frames_BNHWC, "b n h w c -> (b n) h w c")
-    logits = family.logits_of_frames(params, frames, jnp.repeat(batch.goal_B, chunks))
+    policy = training.joined(params, frozen)
+    logits = family.logits_of_frames(policy, frames, jnp.repeat(batch.goal_B, chunks))
     tokens = rearrange(batch.tokens_BNKA, "b n k a -> (b n) k a")
     log_prob, entropy = (
         values.reshape(batch.tokens_BNKA.shape)

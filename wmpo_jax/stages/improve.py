@@ -13,7 +13,7 @@ from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
-from wmpo_jax.stages import grpo_loop, training
+from wmpo_jax.stages import grpo_loop, networks, training
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
 from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.grpo_loop import Recipe, Starts
@@ -42,7 +42,7 @@ def run(setting: Setting) -> None:
             return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
 
     starts = _first_frames(setting, recipe)
-    state = grpo_loop.optimise(
+    state, policy = grpo_loop.optimise(
         "improve",
         base,
         family,
@@ -66,7 +66,7 @@ def run(setting: Setting) -> None:
             "seconds": time.monotonic() - started,
             "iterations": recipe.iterations,
             "imagined_episodes": int(state.episodes),
-            "phase_seconds": _per_phase(setting, family, state.params, world, recipe),
+            "phase_seconds": _per_phase(setting, family, policy, world, recipe),
         },
     )
 
@@ -88,8 +88,9 @@ def _per_phase(
 
 def load_policy(setting: Setting, family: PolicyFamily) -> Any:
     """The params of the policy after its last iteration in imagination."""
-    _, params = training.abstract(setting.mesh, family.build)
-    return grpo_loop.load_params(setting, "improve", params, Recipe.from_config(setting))
+    shapes = networks.policy_shapes(setting, family.build)
+    params = grpo_loop.load_params(setting, "improve", shapes, Recipe.from_config(setting))
+    return training.joined(params, networks.frozen_policy(setting, family.build))
 
 
 def load_world(setting: Setting) -> tuple[VideoWorldModel, VideoJudge, jax.Array]:

@@ -82,9 +82,10 @@ def vla_config(config: ConfigDict, task: Task) -> VLAConfig:
 
 def vla_transform(config: ConfigDict) -> ImageTransformConfig:
     """What the policy sees of a frame: the same for real and for imagined ones."""
-    sizes, store = released(config, "policy"), checkpoint(config, "policy")
+    store = checkpoint(config, "policy")
     if store is not None:
         return transform_config(store, lanczos_resize=True, jpeg=False)
+    sizes = released(config, "policy")
     if sizes is None:
         return ImageTransformConfig.tiny()
     return dataclasses.replace(ImageTransformConfig.openvla(), size=sizes.image_size)
@@ -138,7 +139,7 @@ def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
             f"The classifier sees {sizes.num_frames} frames and reward.window is "
             f"{section.window}: make them equal."
         )
-    return dataclasses.replace(sizes, num_labels=labels)
+    return dataclasses.replace(sizes.scanned(), num_labels=labels)
 
 
 def _must_fit(role: str, task: Task, **sizes: int) -> None:
@@ -179,14 +180,64 @@ def create(setting: Setting, role: str, build: Callable[[], nnx.Module]) -> tupl
     return graphdef, nnx.from_flat_state(chosen)
 
 
-def _load(setting: Setting, store: Store) -> nnx.State:
-    """Parameters in float32, layers stacked where the network scans them."""
+def lora_rank(config: ConfigDict) -> int:
+    """Of the policy's adapters; 0 where all of it is trained."""
+    return config.policy.get("lora_rank", 0)
+
+
+def create_policy(setting: Setting, build: Callable[[], nnx.Module]) -> Any:
+    """The policy's parameters that training begins with; `training.Adapted` with adapters."""
+    if not lora_rank(setting.config):
+        return create(setting, "policy", build)[1]
+    adapters = training.create(setting.mesh, build, nnx.LoRAParam)[1]
+    return training.Adapted(adapters, frozen_policy(setting, build))
+
+
+def policy_shapes(setting: Setting, build: Callable[[], nnx.Module]) -> Any:
+    """Shapes and shardings of what is trained of the policy."""
+    chosen = nnx.LoRAParam if lora_rank(setting.config) else ...
+    return training.abstract(setting.mesh, build, chosen)[1]
+
+
+def frozen_policy(setting: Setting, build: Callable[[], nnx.Module]) -> Any:
+    """What is not trained of a policy with adapters, in the type of computation; None without.
+
+    It is the imported checkpoint, or what the seed makes: the same in every stage, so that no stage
+    has to save it.
+    """
+    if not lora_rank(setting.config):
+        return None
+    if "frozen policy" not in setting.kept:
+        store = checkpoint(setting.config, "policy")
+        dtype = jnp.dtype(setting.config.networks.dtype if "networks" in setting.config else "f4")
+        if store is None:
+            params = training.create(setting.mesh, build, nnx.Not(nnx.LoRAParam), dtype)[1]
+        else:
+            _, wanted = training.abstract(setting.mesh, build, nnx.Not(nnx.LoRAParam))
+            found = dict(nnx.to_flat_state(_load(setting, store, dtype)))
+            # add_lora puts a layer's own parameters under the name `linear`.
+            params = nnx.from_flat_state(
+                {
+                    path: variable.replace(found[tuple(w for w in path if w != "linear")][...])
+                    for path, variable in nnx.to_flat_state(wanted)
+                }
+            )
+        setting.kept["frozen policy"] = params
+    return setting.kept["frozen policy"]
+
+
+def _load(setting: Setting, store: Store, dtype: Any = jnp.float32) -> nnx.State:
+    """Parameters of that type, layers stacked where the network scans them."""
     mesh = setting.mesh
-    place = lambda name, shape: jax.sharding.NamedSharding(mesh, sharding.spec(name, shape, mesh))  # noqa: E731
-    _, params = store.params(jnp.float32, place)
-    if store.kind.name != "policy":
+
+    def place(name: str, shape: tuple[int, ...]) -> jax.sharding.NamedSharding:
+        return jax.sharding.NamedSharding(mesh, sharding.spec(name, shape, mesh))
+
+    def stack(params: nnx.State) -> nnx.State:
+        return stack_layers(params, "blocks" if store.kind.name == "policy" else "layers")
+
+    _, params = store.params(dtype, place)
+    if store.kind.name not in ("policy", "reward"):
         return params
-    stack = lambda params: stack_layers(params, "blocks")  # noqa: E731
-    return jax.jit(stack, out_shardings=sharding.shardings(mesh, jax.eval_shape(stack, params)))(
-        params
-    )
+    places = sharding.shardings(mesh, jax.eval_shape(stack, params))
+    return jax.jit(stack, out_shardings=places)(params)

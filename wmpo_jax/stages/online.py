@@ -16,7 +16,8 @@ from wmpo_jax.algorithm.grpo import mixed_groups
 from wmpo_jax.algorithm.trajectory import Trajectory, select
 from wmpo_jax.report.intervals import paired_difference
 from wmpo_jax.runtime.files import load_arrays, save_arrays
-from wmpo_jax.stages import grpo_loop
+from wmpo_jax.runtime.mesh import replicate
+from wmpo_jax.stages import grpo_loop, training
 from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
 from wmpo_jax.stages.grpo_loop import Recipe
@@ -42,13 +43,16 @@ def run(setting: Setting) -> None:
             learning_rate=learning_rate,
         )
         update = jax.jit(grpo_loop.make_update(family, recipe, setting.mesh))
+        start, frozen = training.trained_of(base), training.frozen_of(base)
         params, _, _ = update(
-            base,
-            recipe.optimizer().init(base),
+            start,
+            recipe.optimizer().init(start),
             rollouts,
             jnp.ones(len(rollouts.success_B)),
             jax.random.fold_in(setting.key("online"), number),
+            frozen,
         )
+        params = training.joined(params, frozen)
         row: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
         for mode in MODES:
             success = evaluator.outcomes(params, mode)["success"]
@@ -67,7 +71,7 @@ def _mixed_rollouts(setting: Setting) -> tuple[Trajectory, int]:
     trajectory = Trajectory(**{name: jnp.asarray(values) for name, values in arrays.items()})
     mixed = np.flatnonzero(mixed_groups(trajectory.success_B, size))
     rows = (mixed[:, None] * size + np.arange(size)).reshape(-1)
-    return select(trajectory, jnp.asarray(rows)), len(mixed)
+    return replicate(setting.mesh, select(trajectory, jnp.asarray(rows))), len(mixed)
 
 
 def _against_wmpo(setting: Setting, table: list, results: dict) -> dict[str, Any]:

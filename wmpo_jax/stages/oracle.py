@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages import grpo_loop
 from wmpo_jax.stages.agents import policy_family
 from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
@@ -35,15 +36,15 @@ def run(setting: Setting) -> None:
         return jnp.asarray(np.repeat(seeds, recipe.group_size))
 
     sample = make_player(setting, family)
-    state = grpo_loop.optimise("oracle", base, family, sample, starts, recipe, setting)
+    state, improved = grpo_loop.optimise("oracle", base, family, sample, starts, recipe, setting)
     evaluator = RealEvaluator(setting, family)
     rates: dict[str, Any] = {}
-    for name, params in (("base", base), ("oracle", state.params)):
+    for name, params in (("base", base), ("oracle", improved)):
         rates[name] = {m: rate(evaluator.outcomes(params, m)["success"]) for m in MODES}
     primary = setting.config.evaluate.primary
     gain = rates["oracle"][primary]["rate"] - rates["base"][primary]["rate"]
     verdict = "passed" if gain >= section.min_gain else "FAILED"
-    print(f"oracle check: gain {gain:+.3f} (bound {section.min_gain:.2f}) {verdict}", flush=True)
+    say(f"oracle check: gain {gain:+.3f} (bound {section.min_gain:.2f}) {verdict}")
     seeds = setting.starts("oracle", 0, int(state.batches) * recipe.groups)
     setting.workdir.ledger.append(
         "oracle",

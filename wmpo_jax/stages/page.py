@@ -5,6 +5,7 @@ from wmpo_jax.report.record import read_run
 from wmpo_jax.report.tables import difference_text, result_table
 from wmpo_jax.runtime import selfcheck
 from wmpo_jax.runtime.files import save_json
+from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.setting import Setting
 
 
@@ -13,5 +14,5 @@ def run(setting: Setting) -> None:
     here = selfcheck.facts(setting.workdir.path)
     save_json(setting.workdir.report / "environment.json", here)
     record = read_run(setting.workdir.path)
-    print(f"{result_table(record).as_text()}\n{difference_text(record)}", flush=True)
-    print(f"report: {write_report(setting.workdir.path)}", flush=True)
+    say(f"{result_table(record).as_text()}\n{difference_text(record)}")
+    say(f"report: {write_report(setting.workdir.path)}")

@@ -10,8 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from wmpo_jax.algorithm.protocols import Observation
+from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.mesh import spread_whole
 from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel
 from wmpo_jax.stages.grpo_loop import Recipe
 from wmpo_jax.stages.setting import Setting
@@ -30,29 +34,37 @@ def phase_seconds(
     world_model, judge, _ = world
     env, batch = setting.env, recipe.groups * recipe.group_size
     key = jax.random.key(0)
-    frame = jnp.zeros((batch, env.image_size, env.image_size, 3), jnp.uint8)
-    start = Observation(frame_BHWC=frame, goal_B=jnp.zeros(batch, jnp.int32))
-    actions = jnp.zeros((batch, env.chunk, env.action_dim))
+    frame, goal, actions = spread_whole(
+        setting.mesh,
+        (
+            np.zeros((batch, env.image_size, env.image_size, 3), np.uint8),
+            np.zeros(batch, np.int32),
+            np.zeros((batch, env.chunk, env.action_dim), np.float32),
+        ),
+    )
+    start = Observation(frame_BHWC=frame, goal_B=goal)
     film = jnp.repeat(frame[:, None], judge.window - 1 + env.chunk, axis=1)
 
     def act(params: Any, start: Observation) -> Any:
         return family.policy(params, recipe.temperature)(start, key)
 
-    latent = jax.jit(VideoWorldModel.encode)(world_model, frame[:, None], key)
+    latent = sharding.compiled(setting.mesh, VideoWorldModel.encode)(
+        world_model, frame[:, None], key
+    )
     history = jnp.repeat(latent, world_model.history, axis=1)
     chunk_latents = jnp.repeat(latent, env.chunk, axis=1)
-    once = {
-        "policy": _seconds(act, params, start),
-        "world model": _seconds(VideoWorldModel.predict, world_model, history, actions, key),
-        "decode": _seconds(VideoWorldModel.decode, world_model, chunk_latents),
-        "reward": _seconds(VideoJudge.score, judge, film, start.goal_B),
+    once: dict[str, tuple[Any, ...]] = {
+        "policy": (act, params, start),
+        "world model": (VideoWorldModel.predict, world_model, history, actions, key),
+        "decode": (VideoWorldModel.decode, world_model, chunk_latents),
+        "reward": (VideoJudge.score, judge, film, goal),
     }
-    return {name: seconds * setting.num_chunks for name, seconds in once.items()}
+    return {name: _seconds(setting.mesh, *part) * setting.num_chunks for name, part in once.items()}
 
 
-def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
+def _seconds(mesh: Mesh, function: Callable[..., Any], *arguments: Any) -> float:
     """Fastest of a few runs of the compiled function, in seconds."""
-    compiled = jax.jit(function)
+    compiled = sharding.compiled(mesh, function)
     jax.block_until_ready(compiled(*arguments))
     best = float("inf")
     for _ in range(REPEATS):

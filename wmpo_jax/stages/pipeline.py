@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.mesh import check_even
+from wmpo_jax.runtime.progress import say
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
@@ -14,6 +16,7 @@ from wmpo_jax.stages import (
     collect,
     demos,
     evaluate,
+    export,
     gates,
     improve,
     online,
@@ -39,11 +42,12 @@ CYCLE: dict[str, Stage] = {
     "gates_after": gates.run_after,
     "evaluate": evaluate.run,
 }
-# Run only when named: they need the true environment beyond the budget, or answer other questions.
+# Run only when named: they need the true environment beyond the budget, or serve other ends.
 OTHERS: dict[str, Stage] = {
     "oracle": oracle.run,
     "online": online.run,
     "checkpoint": checkpoint.run,
+    "export": export.run,
 }
 STAGES = CYCLE | OTHERS
 REPORT = "report"
@@ -60,11 +64,6 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
       UserError: an unknown stage, or whatever a stage finds wrong.
       Preempted: a stage was asked to stop and has saved.
     """
-    if config.policy.get("lora_rank"):
-        raise UserError(
-            "Stages train all of the policy; policy.lora_rank is for plans (python -m "
-            "wmpo_jax.plan): set it to 0."
-        )
     on_disk = bool(config.get("data") and config.data.source) and not config.task
     names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*CYCLE, REPORT])
     unknown = [name for name in names if name not in STAGES and name != REPORT]
@@ -78,15 +77,28 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
             f"Stage {others[0]} cannot use config.data.source alone: name a task whose "
             f"environment it can act in, or choose from {', '.join(ON_DISK)}, collect."
         )
+    _check_batches(config, mesh, names)
     setting = Setting(config, workdir, mesh)
     for name in names:
         if name == REPORT:
             continue
         if workdir.done(name):
-            print(f"{name}: done before, skipped", flush=True)
+            say(f"{name}: done before, skipped")
             continue
         if preemption.stop_requested():
             raise preemption.stopped(name, 0)
         STAGES[name](setting)
     if REPORT in names:
         page.run(setting)
+
+
+def _check_batches(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> None:
+    """Before the first stage: every batch that these stages train on can be spread."""
+    for name in ("sft", "autoencoder", "world_model", "reward"):
+        if name in names:
+            check_even(mesh, config[name].batch_size, f"{name}.batch_size")
+    for name in ("improve", "oracle"):
+        if name in names:
+            group = config.improve.group_size
+            check_even(mesh, config[name].groups * group, f"{name}.groups x group_size")
+            check_even(mesh, config.improve.minibatch, "improve.minibatch")

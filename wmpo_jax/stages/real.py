@@ -13,10 +13,12 @@ import numpy as np
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
 from wmpo_jax.algorithm.rollout import rollout, rollout_on_host
-from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
+from wmpo_jax.algorithm.trajectory import Trajectory, select
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.envs.protocol import HostEnvironment
+from wmpo_jax.runtime import distributed, sharding
+from wmpo_jax.runtime.mesh import on_this_host, spread_padded
 from wmpo_jax.stages.agents import PolicyFamily, RealDynamics
 from wmpo_jax.stages.setting import Setting
 
@@ -45,21 +47,35 @@ def make_player(
     statistics = statistics or setting.statistics
     if isinstance(setting.env, HostEnvironment):
         return HostPlayer(setting, setting.env, family, statistics)
-    dynamics = RealDynamics(setting.env, statistics)
+    dynamics = RealDynamics(setting.env, statistics, setting.mesh)
 
-    @partial(jax.jit, static_argnames=("greedy", "films"))
+    @partial(jax.jit, static_argnames="greedy")
+    def together(params: Any, starts: jax.Array, key: jax.Array, greedy: bool) -> Trajectory:
+        policy = family.policy(params, setting.config.policy.temperature, greedy)
+        with sharding.over(setting.mesh):
+            return rollout(policy, dynamics, starts, key, setting.num_chunks)
+
     def play(
-        params: Any, starts: jax.Array, key: jax.Array, greedy: bool = False, films: bool = True
+        params: Any,
+        starts: jax.Array | np.ndarray,
+        key: jax.Array,
+        greedy: bool = False,
+        films: bool = True,
     ) -> Trajectory:
         del films  # frames cost little here
-        policy = family.policy(params, setting.config.policy.temperature, greedy)
-        return rollout(policy, dynamics, starts, key, setting.num_chunks)
+        played = together(params, spread_padded(setting.mesh, np.asarray(starts)), key, greedy)
+        filled = len(played.success_B) > len(starts)
+        return select(played, jnp.arange(len(starts))) if filled else played
 
     return play
 
 
 class HostPlayer:
-    """`Player` in a `HostEnvironment`: waves of one task each, the policy compiled once."""
+    """`Player` in a `HostEnvironment`: waves of one task each, the policy compiled once.
+
+    Several hosts share the waves out and have a copy of the policy each, so that none waits for the
+    slowest simulator before the end.
+    """
 
     def __init__(
         self,
@@ -71,6 +87,7 @@ class HostPlayer:
         self._env = env
         self._statistics = statistics
         self._num_chunks = setting.num_chunks
+        self._exchange = partial(distributed.exchange, setting.workdir.path)
         temperature = setting.config.policy.temperature
 
         @partial(jax.jit, static_argnames="greedy")
@@ -89,15 +106,16 @@ class HostPlayer:
     ) -> Trajectory:
         starts_B = np.asarray(starts)
         world = HostDynamics(self._env, self._statistics, films)
-        policy = partial(self._act, params, greedy=greedy)
-        rows, parts = waves(self._env, starts_B), []
-        for number, wave in enumerate(rows):
+        policy = partial(self._act, on_this_host(params), greedy=greedy)
+
+        def play(number: int, wave: np.ndarray) -> dict[str, np.ndarray]:
             wave_key = jax.random.fold_in(key, number)
             played = rollout_on_host(
                 policy, world, starts_B[wave], wave_key, self._num_chunks, films
             )
-            parts.append(select(played, jnp.arange(len(wave))))
-        return select(concatenate(parts), jnp.argsort(jnp.asarray(np.concatenate(rows))))
+            return vars(jax.device_get(select(played, jnp.arange(len(wave)))))
+
+        return Trajectory(**shared_out(waves(self._env, starts_B), play, self._exchange))
 
 
 class HostDynamics:
@@ -128,6 +146,26 @@ class HostDynamics:
         return jax.tree.map(lambda leaf: leaf[np.minimum(rows, len(leaf) - 1)], tree)
 
 
+def shared_out(
+    waves: list[np.ndarray],
+    play: Callable[[int, np.ndarray], dict[str, np.ndarray]],
+    exchange: Callable[[dict[str, np.ndarray]], list[dict[str, np.ndarray]]],
+) -> dict[str, Any]:
+    """What `play` makes of every wave, rows in the order of their numbers, all on every host.
+
+    Args:
+      waves: numbers of the rows that are played together; each host plays every n-th.
+      play: (number of the wave, its rows) -> arrays with the rows as leading axis.
+      exchange: `distributed.exchange` into some folder.
+    """
+    hosts, me = jax.process_count(), jax.process_index()
+    mine = [play(number, wave) for number, wave in enumerate(waves) if number % hosts == me]
+    joined = {name: np.concatenate([part[name] for part in mine]) for name in (mine or [{}])[0]}
+    parts = [part for part in exchange(joined) if part]  # a host may have had no wave
+    order = np.argsort(np.concatenate([row for host in range(hosts) for row in waves[host::hosts]]))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
 def waves(env: HostEnvironment, starts_B: np.ndarray) -> list[np.ndarray]:
     """Rows of the episodes that are played together: of one task, at most `env.wave`."""
     goal_B = env.goals(starts_B)
@@ -142,14 +180,18 @@ def first_frames(setting: Setting) -> Callable[[np.ndarray], Observation]:
     """A function from starts, int32 [B], to what is seen there."""
     env = setting.env
     if isinstance(env, HostEnvironment):
-        return partial(_first_frames_on_host, env)
+        return partial(_first_frames_on_host, setting, env)
     dynamics = MjxDynamics(env)
     look = jax.jit(lambda seeds: dynamics.reset(seeds, jax.random.key(0))[1])
     return lambda starts: look(jnp.asarray(starts))
 
 
-def _first_frames_on_host(env: HostEnvironment, starts_B: np.ndarray) -> Observation:
-    rows = waves(env, starts_B)
-    seen = [env.reset(starts_B[wave]) for wave in rows]
-    order = np.argsort(np.concatenate(rows))
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[order]), *seen)
+def _first_frames_on_host(
+    setting: Setting, env: HostEnvironment, starts_B: np.ndarray
+) -> Observation:
+    def look(number: int, wave: np.ndarray) -> dict[str, Any]:
+        del number
+        return vars(env.reset(starts_B[wave]))
+
+    exchange = partial(distributed.exchange, setting.workdir.path)
+    return Observation(**shared_out(waves(env, starts_B), look, exchange))

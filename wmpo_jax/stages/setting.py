@@ -14,9 +14,10 @@ from wmpo_jax.data.loading import WindowLoader, WindowSpec
 from wmpo_jax.data.mixture import Mixture, open_mixture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs import registry
-from wmpo_jax.envs.protocol import Environment, HostEnvironment
+from wmpo_jax.envs.protocol import Environment, HostEnvironment, StoresStarts
 from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.runtime.files import load_arrays, load_json
+from wmpo_jax.runtime.mesh import host_rows
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages.seeds import key_for, seed_range
@@ -34,7 +35,7 @@ class Setting:
     def env(self) -> Environment | HostEnvironment:
         """The task of the config; without a name, what a dataset on disk says of it."""
         if self.mixture is None or self.config.task:
-            options = self.config.get("libero", {})
+            options = self.config.get("libero") or self.config.get("mimicgen", {})
             # The first to ask may be a traced function; the arrays of the scene must not be traced.
             with jax.ensure_compile_time_eval():
                 return registry.make_reality(self.config.task, self.config.image_size, options)
@@ -67,9 +68,13 @@ class Setting:
             image_size=self.env.image_size,
             instructions=self.env.instructions,
             clip=clip,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            rows=host_rows(self.mesh, batch_size),
         )
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """Large things that several loaders ask for and that are made once."""
+        return {}
 
     @property
     def num_chunks(self) -> int:
@@ -94,7 +99,7 @@ class Setting:
 
         Where a benchmark stores initial states, those are the evaluation's.
         """
-        if role == "evaluation" and isinstance(self.env, HostEnvironment):
+        if role == "evaluation" and isinstance(self.env, StoresStarts):
             return self.env.held_out(start, count)
         return seed_range(role, self.config.seed, start, count)
 

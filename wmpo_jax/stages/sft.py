@@ -21,7 +21,7 @@ def run(setting: Setting) -> None:
     section = setting.config.sft
     family = policy_family(setting.config, setting.env)
     optimizer = _optimizer(setting)
-    _, params = networks.create(setting, "policy", family.build)
+    params = networks.create_policy(setting, family.build)
     step_fn = training.make_step(
         setting.mesh,
         lambda params, data, key, _: _loss(family, setting, params, data, key),
@@ -31,12 +31,13 @@ def run(setting: Setting) -> None:
     )
     training.fit(
         "sft",
-        training.initial_state(setting.mesh, params, optimizer),
+        training.initial_state(setting.mesh, training.trained_of(params), optimizer),
         step_fn,
         _training_data(setting),
         section.steps,
         section.checkpoint_every,
         setting,
+        training.frozen_of(params),
     )
     result = {"seconds": time.monotonic() - started, "steps": section.steps}
     setting.workdir.mark_done("sft", result)
@@ -44,9 +45,10 @@ def run(setting: Setting) -> None:
 
 def load_base_policy(setting: Setting, family: PolicyFamily) -> Any:
     """The params of the imitated policy."""
-    _, params = training.abstract(setting.mesh, family.build)
-    template = training.state_template(setting.mesh, params, _optimizer(setting))
-    return training.load_params(setting, "sft", template)
+    shapes = networks.policy_shapes(setting, family.build)
+    template = training.state_template(setting.mesh, shapes, _optimizer(setting))
+    params = training.load_params(setting, "sft", template)
+    return training.joined(params, networks.frozen_policy(setting, family.build))
 
 
 def _optimizer(setting: Setting) -> Any:

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from flax import nnx, struct
 from jax.sharding import Mesh
 
 from wmpo_jax.data.loading import WindowLoader
-from wmpo_jax.runtime import preemption, sharding
+from wmpo_jax.runtime import environment, preemption, sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import batch_sharding, replicate, shard_batch
+from wmpo_jax.runtime.mesh import batch_sharding, replicate, spread_part
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.stages.setting import Setting
 
@@ -53,7 +53,30 @@ class Stream:
     constants: Mapping[str, Any] = field(default_factory=dict)
 
 
-StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
+class Adapted(NamedTuple):
+    """A policy's parameters when adapters (LoRA) are trained and the rest of it is not."""
+
+    adapters: Any
+    frozen: Any
+
+
+def trained_of(params: Any) -> Any:
+    """The part of a policy's parameters that training changes: all of them, or the adapters."""
+    return params.adapters if isinstance(params, Adapted) else params
+
+
+def joined(trained: Any, frozen: Any) -> Any:
+    """A policy's parameters; `frozen` is None where all of them are trained."""
+    return trained if frozen is None else Adapted(trained, frozen)
+
+
+def frozen_of(params: Any) -> Any:
+    """The part that training leaves alone; None where there is none."""
+    return params.frozen if isinstance(params, Adapted) else None
+
+
+# (state, data, frozen or nothing) -> (state, metrics)
+StepFunction = Callable[..., tuple[TrainState, Mapping[str, jax.Array]]]
 
 
 def optimizer(name: str, section: Any, steps: int, stacked: str) -> Any:
@@ -109,24 +132,31 @@ def _warmup_cosine(learning_rate: float, steps: int) -> optax.Schedule:
     )
 
 
-def create(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
-    """A network with fresh parameters, each made in its shards: (graphdef, params)."""
-    graphdef, params = abstract(mesh, build)
+def create(
+    mesh: Mesh, build: Callable[[], nnx.Module], chosen: Any = ..., dtype: Any = jnp.float32
+) -> tuple[Any, Any]:
+    """A network with fresh parameters, each made in its shards: (graphdef, params).
+
+    Args:
+      chosen: NNX's filter of the parameters that are wanted.
+      dtype: of the parameters.
+    """
+    graphdef, params = abstract(mesh, build, chosen)
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     # It runs once: on a CPU optimising it would take five times as long as not.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     make = jax.jit(
-        lambda: nnx.state(build()),
+        lambda: jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(build(), chosen)),
         out_shardings=places,
         compiler_options=quick if _on_cpu(mesh) else None,
     )
     return graphdef, make()
 
 
-def abstract(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+def abstract(mesh: Mesh, build: Callable[[], nnx.Module], chosen: Any = ...) -> tuple[Any, Any]:
     """As `create`, but shapes and shardings alone: a template to restore into."""
     graphdef, params = nnx.split(nnx.eval_shape(build))
-    return graphdef, sharding.abstract(mesh, params)
+    return graphdef, sharding.abstract(mesh, nnx.filter_state(params, chosen))
 
 
 def initial_state(mesh: Mesh, params: Any, optimizer: Any, averaged: bool = False) -> TrainState:
@@ -160,18 +190,22 @@ def make_step(
     ema_decay: float = 0.0,
     accumulate: int = 1,
 ) -> StepFunction:
-    """A jitted `step(state, data)` for `loss_fn(params, data, key, step) -> (loss, metrics)`.
+    """A jitted step of `loss_fn(params, data, key, step) -> (loss, metrics)`.
 
+    What is `frozen` (None, or the policy beside its adapters) reaches the loss as part of `params`.
     The key of a step is `fold_in(key, step)`: batches and noise depend on nothing else. With
     `accumulate` = M the gradient is the mean over M batches, drawn one after the other.
     """
 
-    def step(state: TrainState, data: Any) -> tuple[TrainState, Mapping[str, jax.Array]]:
+    def step(
+        state: TrainState, data: Any, frozen: Any = None
+    ) -> tuple[TrainState, Mapping[str, jax.Array]]:
+        def loss(params: Any, key: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+            return loss_fn(joined(params, frozen), data, key, state.step)
+
         step_key = jax.random.fold_in(key, state.step)
         with sharding.over(mesh):
-            metrics, grads = _mean_gradient(
-                loss_fn, accumulate, state.params, data, step_key, state.step
-            )
+            metrics, grads = _mean_gradient(loss, accumulate, state.params, step_key)
         grads = sharding.pin(mesh, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -182,9 +216,14 @@ def make_step(
         new = TrainState(state.step + 1, params, opt_state, average)
         return sharding.pin(mesh, new), metrics
 
-    # XLA:CPU's default for fused loops, which runtime.environment turns off for MJX's sake.
-    options = {"xla_cpu_use_fusion_emitters": True} if _on_cpu(mesh) else None
-    return jax.jit(step, donate_argnums=0, compiler_options=options)
+    return jax.jit(step, donate_argnums=0, compiler_options=_step_options(mesh))
+
+
+def _step_options(mesh: Mesh) -> dict[str, bool] | None:
+    """XLA:CPU's default for fused loops, which runtime.environment turns off for MJX's sake."""
+    if not _on_cpu(mesh) or not environment.has_fusion_emitters_flag():
+        return None
+    return {"xla_cpu_use_fusion_emitters": True}
 
 
 def _on_cpu(mesh: Mesh) -> bool:
@@ -195,14 +234,12 @@ def _mean_gradient(
     loss_fn: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]],
     accumulate: int,
     params: Any,
-    data: Any,
     key: jax.Array,
-    step: jax.Array,
 ) -> tuple[Mapping[str, jax.Array], Any]:
     """(metrics with the loss among them, gradients), means over `accumulate` batches."""
 
     def one(key: jax.Array) -> tuple[Mapping[str, jax.Array], Any]:
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, data, key, step)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, key)
         return {**metrics, "loss": loss}, grads
 
     if accumulate == 1:
@@ -228,6 +265,7 @@ def fit(
     steps: int,
     save_every: int,
     setting: Setting,
+    frozen: Any = None,
 ) -> TrainState:
     """Trains until `steps`, from the newest checkpoint of `name` if there is one.
 
@@ -237,6 +275,7 @@ def fit(
       state: of `initial_state`; it is used up, as steps donate it.
       data: arrays that `step_fn` draws its batches from, small enough for a copy on every device;
         or a `Stream` of batches.
+      frozen: given to every step as it is; not part of checkpoints.
 
     Raises:
       Preempted: after saving, when SIGTERM or Ctrl-C asked for it.
@@ -251,7 +290,7 @@ def fit(
     batches = _batches(setting.mesh, data, start)
     with setting.metrics(name, start) as writer, progress(steps, start, name) as bar:
         for step in range(start + 1, steps + 1):
-            state, metrics = step_fn(state, next(batches))
+            state, metrics = step_fn(state, next(batches), frozen)
             if step % LOG_EVERY == 0 or step == steps:
                 _check_finite(name, step, float(metrics["loss"]))
                 writer.write(step, metrics)
@@ -272,7 +311,7 @@ def _batches(mesh: Mesh, data: Any, start: int) -> Iterator[Any]:
         return
     constants = replicate(mesh, dict(data.constants))
     for batch in data.loader.iterate(start):
-        yield {**shard_batch(mesh, batch), **constants}
+        yield {**spread_part(mesh, batch, data.loader.batch_size), **constants}
 
 
 def load_params(setting: Setting, name: str, template: TrainState) -> Any:

@@ -68,17 +68,23 @@ def run(setting: Setting) -> None:
 def load_world_model(setting: Setting, video: LatentVideo) -> VideoWorldModel:
     """The averaged weights in their role."""
     section = setting.config.world_model
-    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
-    template = training.state_template(setting.mesh, params, _optimizer(setting), averaged=True)
+    graphdef, params = load_params(setting)
     return VideoWorldModel(
         graphdef=graphdef,
-        params=training.load_params(setting, "world_model", template),
+        params=params,
         video=video,
         history=section.history,
         steps=section.sampling_steps,
         image_size=setting.env.image_size,
         prediction=section.prediction,
     )
+
+
+def load_params(setting: Setting) -> tuple[Any, Any]:
+    """(graphdef, averaged weights) of the trained network."""
+    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
+    template = training.state_template(setting.mesh, params, _optimizer(setting), averaged=True)
+    return graphdef, training.load_params(setting, "world_model", template)
 
 
 def _network(setting: Setting) -> STDiT:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.stages.conftest import ROOT
+from tests.stages.processes import ROOT
 from wmpo_jax.envs.libero.pool import NUMBA_CACHE
 from wmpo_jax.envs.libero.protocol import CONFIG_FOLDER
 

@@ -267,14 +267,13 @@ function introduce() {
 }
 
 async function main() {
+  listen();
   await exchange(async () => {
     about = await call("about");
     introduce();
     await reset();
   });
-  if (!about) return;
-  listen();
-  drive();
+  if (about) drive();
 }
 
 main();

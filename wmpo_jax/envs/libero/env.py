@@ -45,7 +45,7 @@ class LiberoEnv:
         self._workers = options["workers"]
 
     @cached_property
-    def _pool(self) -> WorkerPool:
+    def _pool(self) -> WorkerPool | Any:
         """Refuses to begin where LIBERO is not the LIBERO that results are compared with."""
         golden.check()
         return WorkerPool(self.evaluation, self._workers)
@@ -57,14 +57,8 @@ class LiberoEnv:
 
     def held_out(self, start: int, count: int) -> np.ndarray:
         """Trial by trial, each over all tasks: what is cut short is still balanced."""
-        stored = len(initial_states(self.name, self.evaluation.tasks[0]))
-        available = stored * len(self.instructions)
-        if start + count > available:
-            raise UserError(
-                f"{self.name} stores {available} initial states for these tasks and "
-                f"{start + count} are asked for: lower evaluate.episodes or add libero.tasks."
-            )
-        return np.arange(-1 - start, -1 - start - count, -1, dtype=np.int32)
+        available = len(initial_states(self.name, self.evaluation.tasks[0]))
+        return stored_numbers(self.name, available * len(self.instructions), start, count)
 
     def reset(self, starts_B: np.ndarray) -> Observation:
         frames: Any = self._pool.reset([self._start(int(start)) for start in starts_B])
@@ -125,6 +119,20 @@ class LiberoEnv:
         trial, place = divmod(number, len(self.instructions))
         task = self.evaluation.tasks[place]
         return Start(task, trial, 0) if start < 0 else Start(task, -1, number)
+
+
+def stored_numbers(suite: str, available: int, start: int, count: int) -> np.ndarray:
+    """int32 [count]: -1 is the first stored initial state, -2 the second.
+
+    Raises:
+      UserError: more are asked for than there are.
+    """
+    if start + count > available:
+        raise UserError(
+            f"{suite} stores {available} initial states for these tasks and "
+            f"{start + count} are asked for: lower evaluate.episodes or add libero.tasks."
+        )
+    return np.arange(-1 - start, -1 - start - count, -1, dtype=np.int32)
 
 
 def _column(results: list[dict[str, Any]], name: str) -> Any:

@@ -155,6 +155,16 @@ class WorkerPool:
         jobs: list[Request] = [("state", (slot,)) for slot in range(len(self._starts))]
         return self._everywhere(jobs, self._timeouts.step)
 
+    def origins(self) -> list[dict[str, Any]]:
+        """See `simulator.Simulator.origin`."""
+        jobs: list[Request] = [("origin", (slot,)) for slot in range(len(self._starts))]
+        return self._everywhere(jobs, self._timeouts.step)
+
+    def draw(self, qpos_B: Sequence[np.ndarray]) -> np.ndarray:
+        """Pictures of the wave with its joints moved to `qpos_B`: uint8 [B, H, W, 3]."""
+        jobs: list[Request] = [("draw", (slot, qpos)) for slot, qpos in enumerate(qpos_B)]
+        return np.stack(self._everywhere(jobs, self._timeouts.step))
+
     def record(
         self,
         starts: Sequence[Start],

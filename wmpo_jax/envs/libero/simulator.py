@@ -4,7 +4,7 @@ A LIBERO environment needs a gigabyte and seconds to build, so there is one, of 
 episode that waits is a `Snapshot`. What is computed for an episode is, to the last bit, what
 LIBERO computes when it runs that episode alone (tests/envs/libero/test_truth.py).
 
-Only worker processes import this module: it brings robosuite.
+Making an environment brings robosuite; only worker processes and `libero_mjx.truth` do.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from wmpo_jax.envs.libero import origin
 from wmpo_jax.envs.libero.observables import ObservedCamera
 from wmpo_jax.envs.libero.protocol import (
     EvaluationProtocol,
@@ -62,8 +63,10 @@ def libero_action(action_A: np.ndarray) -> np.ndarray:
 class Simulator:
     """The environment of one task at a time and its episodes, by slot."""
 
+    settle_action = DUMMY_ACTION
+
     def __init__(self, protocol: EvaluationProtocol) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
         self._episodes: dict[int, Episode] = {}
         self._task: int | None = None
         self._current: int | None = None
@@ -77,13 +80,13 @@ class Simulator:
         self._load(task)
         if init >= 0:
             self._restore(self._base)
-            self.env.set_init_state(initial_states(self._protocol.suite, task)[init])
+            self.env.set_init_state(initial_states(self.protocol.suite, task)[init])
         else:
             self._place_anew(seed)
-        for _ in range(self._protocol.settle_steps - 1):
-            self.env.step(DUMMY_ACTION)
+        for _ in range(self.protocol.settle_steps - 1):
+            self.env.step(self.settle_action)
         self._camera.wanted = True
-        self.observation = self.env.step(DUMMY_ACTION)[0]
+        self.observation = self.env.step(self.settle_action)[0]
         self._current = slot
         self._episodes[slot] = Episode(self._snapshot(), self._frame())
         return self._episodes[slot].frame
@@ -114,18 +117,22 @@ class Simulator:
 
     def alive(self, episode: Episode) -> bool:
         ended = episode.success or episode.invalid
-        return not ended and episode.step < self._protocol.horizon
+        return not ended and episode.step < self.protocol.horizon
 
     def advance(self, episode: Episode, action_A: np.ndarray, draw: bool) -> None:
         """One control step of the episode that is in the environment now."""
         before = self._breakdowns()
         self._camera.wanted = draw
-        self.observation, _, success, _ = self.env.step(libero_action(action_A))
+        self.observation, _, success, _ = self.env.step(self.executed(action_A))
         episode.step += 1
         episode.invalid = self._breakdowns() > before
         episode.success = bool(success) and not episode.invalid
         if draw or not self.alive(episode):
             episode.frame = self._frame() if draw else self._look()
+
+    def executed(self, action_A: np.ndarray) -> np.ndarray:
+        """What the environment is told when the policy says `action_A`."""
+        return libero_action(action_A)
 
     def state(self, slot: int) -> dict[str, np.ndarray]:
         """float64 positions of all joints (`qpos`), and the `proprio` LIBERO observed last."""
@@ -134,6 +141,22 @@ class Simulator:
             "qpos": self.env.sim.data.qpos.copy(),
             "proprio": np.array(self.observation["robot0_proprio-state"]),
         }
+
+    def origin(self, slot: int) -> dict[str, Any]:
+        """The `scene` and the present state (`start`) of an episode, for another simulator."""
+        self._enter(slot)
+        return {"scene": origin.scene(self.env.env), "start": origin.start(self.env.env)}
+
+    def mute(self) -> None:
+        """Nothing is drawn until somebody asks again."""
+        self._camera.wanted = False
+
+    def draw(self, slot: int, qpos: np.ndarray) -> np.ndarray:
+        """The picture of an episode whose joints are moved to `qpos`: uint8 [H, W, 3]."""
+        self._enter(slot)
+        self.env.sim.data.qpos[:] = qpos
+        self.env.sim.forward()
+        return self._look()
 
     def episode(self, slot: int) -> Episode:
         return self._episodes[slot]
@@ -150,19 +173,23 @@ class Simulator:
             self._leave()
             return
         self.close()
-        protocol = self._protocol
-        self.env = import_libero("libero.libero.envs").OffScreenRenderEnv(
-            bddl_file_name=str(bddl_file(protocol.suite, task)),
-            camera_names=[protocol.camera],
-            camera_heights=protocol.image_size,
-            camera_widths=protocol.image_size,
-        )
+        protocol = self.protocol
+        self.env = self._make(task)
         self.env.env.ignore_done = True  # the protocol counts the steps
         self.env.seed(protocol.reset_seed)
         self.env.reset()
         self._camera = ObservedCamera(self.env.env, protocol.camera)
         self._base = self._snapshot()
         self._task = task
+
+    def _make(self, task: int) -> Any:
+        protocol = self.protocol
+        return import_libero("libero.libero.envs").OffScreenRenderEnv(
+            bddl_file_name=str(bddl_file(protocol.suite, task)),
+            camera_names=[protocol.camera],
+            camera_heights=protocol.image_size,
+            camera_widths=protocol.image_size,
+        )
 
     def _place_anew(self, seed: int) -> None:
         """LIBERO's own random placement, without building the model again."""
@@ -213,14 +240,14 @@ class Simulator:
         return sum(int(warnings[kind].number) for kind in _BROKEN)
 
     def _frame(self) -> np.ndarray:
-        return self._turn(self.observation[f"{self._protocol.camera}_image"])
+        return self._turn(self.observation[f"{self.protocol.camera}_image"])
 
     def _look(self) -> np.ndarray:
         """The picture of this very moment, for the last frame of an episode that ends unseen."""
         return self._turn(self._camera.render())
 
     def _turn(self, image_HWC: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(image_HWC, self._protocol.rotation // 90))
+        return np.ascontiguousarray(np.rot90(image_HWC, self.protocol.rotation // 90))
 
 
 def _values(owner: Any) -> dict[str, Any]:

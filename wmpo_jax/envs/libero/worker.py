@@ -17,6 +17,8 @@ import numpy as np
 from wmpo_jax.envs.libero.protocol import EvaluationProtocol
 from wmpo_jax.envs.libero.scripts import ACTORS
 from wmpo_jax.envs.libero.simulator import Simulator
+from wmpo_jax.envs.mimicgen.protocol import MimicgenProtocol
+from wmpo_jax.envs.mimicgen.simulator import MimicgenSimulator
 
 _LONE = -1  # the slot of episodes that are recorded in one go
 
@@ -25,11 +27,14 @@ class Desk:
     """What a pool may ask for."""
 
     def __init__(self, protocol: EvaluationProtocol) -> None:
-        self._simulator = Simulator(protocol)
+        mimicgen = isinstance(protocol, MimicgenProtocol)
+        self._simulator = MimicgenSimulator(protocol) if mimicgen else Simulator(protocol)
         self._horizon = protocol.horizon
         self.reset = self._simulator.reset
         self.step = self._simulator.step
         self.state = self._simulator.state
+        self.origin = self._simulator.origin
+        self.draw = self._simulator.draw
 
     def record(
         self, task: int, init: int, seed: int, actor: str, noise: float, steps: int

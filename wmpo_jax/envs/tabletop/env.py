@@ -105,8 +105,9 @@ class TabletopEnv:
         self.chunk = task.chunk
         self.image_size = image_size
         self._camera = Camera.from_model(task.model, "table", image_size, image_size, SUPERSAMPLE)
-        self._model = mjx.put_model(task.model, impl="jax")
-        self._data = mjx.make_data(task.model, impl="jax")
+        here = jax.local_devices()[0]  # MJX's own choice may be a device of another host
+        self._model = mjx.put_model(task.model, here, impl="jax")
+        self._data = mjx.make_data(task.model, here, impl="jax")
         self._advance_safely = in_safe_batches(self._advance, safe_batch(task.model.nv))
         self._low = jnp.array(task.low)
         self._high = jnp.array(task.high)

@@ -82,3 +82,8 @@ class STDiTConfig:
             dtype=jnp.bfloat16,
             scan_layers=True,
         )
+
+    @classmethod
+    def mid(cls) -> "STDiTConfig":
+        """`xl_2` at 0.3 B parameters, to be trained on one GPU."""
+        return dataclasses.replace(cls.xl_2(), hidden=768, depth=20, heads=12)

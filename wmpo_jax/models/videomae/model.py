@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wmpo_jax.models.layers import run_layers
+from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.videomae.preprocess import preprocess
 from wmpo_jax.runtime.sharding import spread_batch
 
@@ -36,6 +36,7 @@ class VideoMAEConfig:
       image_mean, image_std: normalisation of pixels in [0, 1]. Released reward models were trained
         with 0.5 / 0.5 but their thresholds belong to ImageNet's (wmpo section 4.2).
       dtype: compute dtype; parameters are float32.
+      scan_layers: stack the layers and scan them (see `models.layers`).
     """
 
     image_size: int
@@ -50,6 +51,7 @@ class VideoMAEConfig:
     image_mean: tuple[float, float, float] = HALF
     image_std: tuple[float, float, float] = HALF
     dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    scan_layers: bool = False
 
     @property
     def num_patches(self) -> int:
@@ -60,6 +62,10 @@ class VideoMAEConfig:
     def num_tubelets(self) -> int:
         """Token layers of a window along time."""
         return self.num_frames // self.tubelet_size
+
+    def scanned(self) -> "VideoMAEConfig":
+        """The same network with its layers scanned: a twelfth of the code to compile."""
+        return dataclasses.replace(self, scan_layers=True)
 
     @classmethod
     def base(cls) -> "VideoMAEConfig":
@@ -129,7 +135,9 @@ class VideoMAE(nnx.Module):
         size, dtype = config.hidden_size, config.dtype
         patch = config.tubelet_size * config.patch_size**2 * 3
         self.projection = nnx.Linear(patch, size, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List(Block(config, rngs=rngs) for _ in range(config.num_layers))
+        self.layers = make_layers(
+            lambda rngs: Block(config, rngs=rngs), config.num_layers, config.scan_layers, rngs
+        )
         self.fc_norm = nnx.LayerNorm(
             size, epsilon=HEAD_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
         )

@@ -169,3 +169,20 @@ class VLAConfig:
             stop_token=2,
             pad_token=32_000,
         )
+
+    @classmethod
+    def mid(cls, dtype: Any = jnp.bfloat16) -> "VLAConfig":
+        """OpenVLA-OFT's shape at 0.6 B parameters, to be trained on one GPU."""
+        tower = ViTConfig(
+            image_size=224, patch=14, width=768, depth=12, heads=12, mlp_width=3072, dtype=dtype
+        )
+        llama = LlamaConfig(
+            vocab_size=32_064, width=1024, depth=24, heads=16, mlp_width=2816, dtype=dtype
+        )
+        return replace(
+            cls.openvla_7b(dtype),
+            dino=replace(tower, class_token=True, registers=4, layer_scale=True),
+            siglip=tower,
+            llama=llama,
+            projector_width=6144,
+        )

@@ -52,8 +52,14 @@ def add_lora(policy: VLA, rank: int = 32, alpha: float = 16.0, *, rngs: nnx.Rngs
         setattr(module, name, LoRALinear(layer, rank, alpha, rngs=rngs))
 
 
+def fold_lora(policy: VLA) -> None:
+    """Folds the adapters into the weights, in place."""
+    for module, name, layer in _children(policy, LoRALinear):
+        setattr(module, name, layer.merged())
+
+
 def merge_lora(policy: VLA, pixels_BHWC: jax.Array, prompt_BL: jax.Array) -> float:
-    """Folds the adapters into the weights, in place, and says what that does to the outputs.
+    """`fold_lora`, and says what that does to the outputs.
 
     Args:
       policy: with adapters.
@@ -65,8 +71,7 @@ def merge_lora(policy: VLA, pixels_BHWC: jax.Array, prompt_BL: jax.Array) -> flo
     """
     forward = nnx.jit(lambda model, *inputs: model(*inputs))
     before = forward(policy, pixels_BHWC, prompt_BL)
-    for module, name, layer in _children(policy, LoRALinear):
-        setattr(module, name, layer.merged())
+    fold_lora(policy)
     after = forward(policy, pixels_BHWC, prompt_BL)
     difference = float(jnp.abs(after - before).max())
     print(f"merged adapters: logits up to {float(jnp.abs(before).max()):.3g} ", end="")

@@ -1,0 +1,96 @@
+"""LIBERO in MJX against LIBERO in C: the same starts, the same actions, task by task.
+
+    python -m benchmarks.libero_mjx                       # libero_spatial, 20 episodes per task
+    python -m benchmarks.libero_mjx --tasks 0 3 --jobs=1
+
+Prints a row per task, and writes them where `fidelity.check_supported` looks. A task takes some
+minutes of one core: 20 scripted episodes in C, a compilation, and their actions in MJX.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from wmpo_jax.runtime import environment
+from wmpo_jax.runtime.files import save_json
+
+
+def measure(suite: str, task: int, episodes: int) -> dict:
+    """One task, in this process."""
+    from wmpo_jax.envs.libero_mjx import fidelity, truth
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "episodes.npz"
+        command = [sys.executable, "-m", "wmpo_jax.envs.libero_mjx.truth", suite, str(task)]
+        before = time.monotonic()
+        subprocess.run([*command, str(file), f"--episodes={episodes}"], check=True)
+        seconds = {"c": time.monotonic() - before}
+        found, played = truth.load(file)
+    before = time.monotonic()
+    physics = fidelity.make_physics(found, played[0])
+    states = fidelity.replay(physics, played)
+    seconds["mjx"] = time.monotonic() - before
+    row = dataclasses.asdict(fidelity.compare(task, played, states))
+    return {"row": row, "seconds": seconds, "steps": len(states) * len(played)}
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    from wmpo_jax.envs.libero_mjx.fidelity import Fidelity
+
+    lines = [
+        "| task | n | success in C | in MJX | same outcome | hand, mm | thing, mm | 90 % | runs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        one = Fidelity(**row)
+        errors = (
+            " / ".join(f"{value:.1f}" for value in values)
+            for values in (one.hand_mm, one.thing_mm, one.thing_p90_mm)
+        )
+        lines.append(
+            f"| {one.task} | {one.episodes} | {one.successes} | {one.mjx_successes} | "
+            f"{one.agree / one.episodes:.0%} | {' | '.join(errors)} | "
+            f"{'yes' if one.supported else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="libero_spatial")
+    parser.add_argument("--tasks", type=int, nargs="*", default=list(range(10)))
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    flags = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    environment.prepare()
+    from wmpo_jax.envs.libero_mjx import fidelity
+
+    stored = json.loads(fidelity.FILE.read_text())
+    rows = {row["task"]: row for row in stored.get(flags.suite, [])}
+    with concurrent.futures.ProcessPoolExecutor(flags.jobs, max_tasks_per_child=1) as pool:
+        jobs = [pool.submit(measure, flags.suite, task, flags.episodes) for task in flags.tasks]
+        for job in concurrent.futures.as_completed(jobs):
+            found = job.result()
+            row, seconds = found["row"], found["seconds"]
+            rows[row["task"]] = row
+            stored[flags.suite] = [rows[task] for task in sorted(rows)]
+            save_json(Path(str(fidelity.FILE)), stored)
+            print(
+                f"task {row['task']}: {row['agree']} of {row['episodes']} agree; C "
+                f"{seconds['c']:.0f} s, MJX {seconds['mjx']:.0f} s for {found['steps']} steps",
+                flush=True,
+            )
+    print(table([rows[task] for task in sorted(rows)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""MimicGen ThreePieceAssembly: three pieces into each other in 384 actions.
+
+    python -m wmpo_jax.plan --config=configs/mimicgen_three_piece_assembly.py --topology=80GB:8
+    python -m wmpo_jax.main --config=configs/mimicgen_three_piece_assembly.py \\
+        --config.data.source=DEMONSTRATIONS \\
+        --config.networks.weights.policy=ckpt/policy --config.sft.steps=0 \\
+        --config.networks.weights.world_model=ckpt/wm --config.networks.weights.autoencoder=ckpt/vae
+
+The reference reports, over 128 episodes: base policy 19.5 %, WMPO 37.5 % with 128 real episodes
+and 46.1 % with 1280. Its success classifier believes from 0.62 on; here stage `reward`
+fits the threshold.
+Nothing has been trained with this page; needs MimicGen (configs/mimicgen_base.py) and its hardware
+is what `plan` says.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mimicgen_base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: "" or "lora"."""
+    return mimicgen_base.released(
+        "mimicgen_three_piece_assembly",
+        chunks=48,
+        micro_chunks=16,
+        statistics="three_piece_assembly_d0_300_demos",
+        variant=variant,
+    )

@@ -1,0 +1,76 @@
+"""Square runs as robosuite ships it; the other tasks say what they lack."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wmpo_jax.envs import registry
+from wmpo_jax.envs.mimicgen.env import EVALUATION_SEED, MimicgenEnv
+from wmpo_jax.envs.mimicgen.protocol import TASKS
+from wmpo_jax.envs.protocol import HostEnvironment
+from wmpo_jax.runtime.config import load_config
+from wmpo_jax.runtime.errors import UserError
+
+OPTIONS = {"horizon": 16, "workers": 1, "wave": 2}
+MIMICGEN = [name for name, task in TASKS.items() if task.mimicgen]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def square():
+    env = MimicgenEnv("robosuite_square", 64, OPTIONS)
+    yield env
+    env.close()
+
+
+@pytest.mark.slow
+def test_square_is_played(square):
+    """Two starts differ, equal actions from equal starts give equal frames, and things move."""
+    starts = np.array([0, 1], np.int32)
+    actions = np.zeros((2, 8, 7))
+    actions[..., 2], actions[..., 6] = -0.5, 1.0
+    first = np.asarray(square.reset(starts).frame_BHWC)
+    seen, outcome = square.step(actions, films=True)
+    again = np.asarray(square.reset(starts).frame_BHWC)
+    seen_again, _ = square.step(actions, films=True)
+    assert first.shape == (2, 64, 64, 3) and first.std() > 10
+    assert (first[0] != first[1]).any()
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(seen.frame_BHWC, seen_again.frame_BHWC)
+    assert (np.asarray(seen.frame_BHWC) != first).any(axis=(1, 2, 3)).all()
+    assert outcome.frames_BKHWC.shape == (2, 8, 64, 64, 3)
+    assert not outcome.success_BK.any() and not outcome.invalid_B.any()
+    assert square.protocol()["packages"].keys() == {"robosuite", "mujoco"}
+
+
+def test_evaluation_has_starts_of_its_own(square):
+    held_out = square.held_out(0, 128)
+    seeds = {square._start(int(start)).seed for start in held_out}
+    assert len(seeds) == 128 and min(seeds) >= EVALUATION_SEED
+    assert square._start(7).seed == 7
+    assert isinstance(square, HostEnvironment)
+
+
+def test_a_scripted_demonstration_is_refused(square):
+    with pytest.raises(UserError, match=r"config\.data\.source"):
+        square.record(np.array([0]), "expert", 0.0)
+
+
+@pytest.mark.parametrize("name", MIMICGEN)
+def test_without_mimicgen_one_sentence_says_how(name):
+    if importlib.util.find_spec("mimicgen"):
+        pytest.skip("MimicGen is installed")
+    env = registry.make_reality(name, 64, OPTIONS)
+    assert isinstance(env, MimicgenEnv)
+    with pytest.raises(UserError, match=r"git\+https://github\.com/NVlabs/mimicgen"):
+        env.reset(np.array([0], np.int32))
+
+
+@pytest.mark.parametrize("name", MIMICGEN)
+def test_pages_agree_with_the_tasks(name):
+    config = load_config(str(ROOT / f"configs/{name}.py"))
+    assert config.task == name
+    assert config.improve.chunks * 8 == TASKS[name].horizon
+    assert config.improve.chunks % config.improve.micro_chunks in (0, config.improve.chunks)

@@ -1,0 +1,76 @@
+"""The reference's four simulated tasks: which environment, how many actions, which words."""
+
+import dataclasses
+import importlib
+from importlib import metadata
+from typing import Any
+
+from wmpo_jax.envs.libero.protocol import EvaluationProtocol, import_libero
+from wmpo_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class MimicgenTask:
+    """One row of the reference's table of tasks.
+
+    Attributes:
+      environment: robosuite's name of it.
+      horizon: actions that may bring success.
+      instruction: what the policy is told; of some tasks it is just the name.
+      mimicgen: whether the environment comes with MimicGen; robosuite has the others.
+    """
+
+    environment: str
+    horizon: int
+    instruction: str
+    mimicgen: bool = True
+
+
+SQUARE = "insert the square into the stick"
+TASKS = {
+    "mimicgen_coffee": MimicgenTask("Coffee_D0", 256, "coffee"),
+    "mimicgen_stack_three": MimicgenTask("StackThree_D0", 320, "stack_three"),
+    "mimicgen_three_piece_assembly": MimicgenTask(
+        "ThreePieceAssembly_D0", 384, "three_piece_assembly"
+    ),
+    "mimicgen_square": MimicgenTask("Square_D0", 184, SQUARE),
+    # Square as robosuite ships it: the same nut and peg, and other starts.
+    "robosuite_square": MimicgenTask("NutAssemblySquare", 184, SQUARE, mimicgen=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MimicgenProtocol(EvaluationProtocol):
+    """As for LIBERO, with a picture that is turned upside down instead of by 180 degrees."""
+
+    rotation: int = 0
+    success: str = "the environment's own success after an action within the horizon"
+
+    def describe(self) -> dict[str, Any]:
+        packages = ["robosuite", "mujoco", *(["mimicgen"] if TASKS[self.suite].mimicgen else [])]
+        versions = {name: metadata.version(name) for name in packages}
+        return dataclasses.asdict(self) | {"packages": versions}
+
+
+def make_protocol(name: str, horizon: int = 0, **changes: Any) -> MimicgenProtocol:
+    """The protocol of one of `TASKS`; no horizon means the reference's."""
+    return MimicgenProtocol(name, (0,), horizon or TASKS[name].horizon, **changes)
+
+
+def import_robosuite(name: str) -> Any:
+    """robosuite, with MimicGen's environments registered where the task `name` needs them.
+
+    Raises:
+      UserError: robosuite or MimicGen is not installed.
+    """
+    import_libero("libero.libero.envs")  # teaches robosuite 1.4 about newer MuJoCo
+    if TASKS[name].mimicgen:
+        try:
+            importlib.import_module("mimicgen")
+        except ImportError as error:
+            raise UserError(
+                f"{name} needs MimicGen, which is not on PyPI ({error}): pip install "
+                "'wmpo_jax[libero]' git+https://github.com/NVlabs/mimicgen.git, or set "
+                "config.task = 'robosuite_square' for the one task that robosuite has itself."
+            ) from error
+    return importlib.import_module("robosuite")

@@ -1,0 +1,68 @@
+"""A robosuite environment in the place of LIBERO's: episodes take turns in it all the same.
+
+Only worker processes import this module: it brings robosuite.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from wmpo_jax.envs.libero.simulator import Simulator
+from wmpo_jax.envs.mimicgen.protocol import TASKS, import_robosuite
+
+
+class MimicgenSimulator(Simulator):
+    """Actions go to robosuite as they are: six for OSC_POSE, then the gripper, 1 closes."""
+
+    settle_action = np.zeros(7)
+
+    def executed(self, action_A: np.ndarray) -> np.ndarray:
+        return np.clip(action_A, -1.0, 1.0)
+
+    def _make(self, task: int) -> Any:
+        del task  # there is one
+        return _Judged(self.protocol.suite, self.protocol.camera, self.protocol.image_size)
+
+    def _turn(self, image_HWC: np.ndarray) -> np.ndarray:
+        """robosuite's rows run from the bottom up, as OpenGL's do."""
+        return np.ascontiguousarray(image_HWC[::-1])
+
+
+class _Judged:
+    """A robosuite environment that looks like LIBERO's wrapper: `done` means success."""
+
+    def __init__(self, name: str, camera: str, image_size: int) -> None:
+        robosuite = import_robosuite(name)
+        self.env = robosuite.make(
+            TASKS[name].environment,
+            robots="Panda",
+            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+            has_renderer=False,
+            has_offscreen_renderer=True,
+            use_camera_obs=True,
+            camera_names=[camera],
+            camera_heights=image_size,
+            camera_widths=image_size,
+            control_freq=20,
+        )
+
+    @property
+    def sim(self) -> Any:
+        return self.env.sim
+
+    @property
+    def robots(self) -> Any:
+        return self.env.robots
+
+    def seed(self, seed: int) -> None:
+        np.random.seed(seed)
+
+    def reset(self) -> Any:
+        return self.env.reset()
+
+    def step(self, action_A: np.ndarray) -> tuple[Any, float, bool, dict]:
+        observation, reward, _, extra = self.env.step(action_A)
+        return observation, reward, bool(self.env._check_success()), extra
+
+    def close(self) -> None:
+        self.env.close()
