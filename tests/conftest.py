@@ -20,6 +20,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pods", action="store_true", help="also compile all programs of pods")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With -n a worker takes whole files, which share what is costly to make.
+
+    All files that need a smoke run go to one worker.
+    """
+    shared = "smoke_run" in getattr(item, "fixturenames", ())
+    item.add_marker(pytest.mark.xdist_group("smoke" if shared else item.path.stem))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--pods"):
         skip = pytest.mark.skip(reason="takes an hour; --pods runs it")
