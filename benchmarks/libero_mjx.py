@@ -24,13 +24,15 @@ from wmpo_jax.runtime.files import save_json
 
 def measure(suite: str, task: int, episodes: int) -> dict:
     """One task, in this process."""
+    from wmpo_jax.envs.libero.protocol import process_environment
     from wmpo_jax.envs.libero_mjx import fidelity, truth
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "episodes.npz"
         command = [sys.executable, "-m", "wmpo_jax.envs.libero_mjx.truth", suite, str(task)]
         before = time.monotonic()
-        subprocess.run([*command, str(file), f"--episodes={episodes}"], check=True)
+        command += [str(file), f"--episodes={episodes}"]
+        subprocess.run(command, env=process_environment(), check=True)
         seconds = {"c": time.monotonic() - before}
         found, played = truth.load(file)
     before = time.monotonic()

@@ -75,9 +75,11 @@ def main() -> None:
     if flags.direct:
         direct(flags.steps)
         return
-    environment = {"MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+    from wmpo_jax.envs.libero.protocol import process_environment
+
+    environment = process_environment(os.environ.get("MUJOCO_GL", "egl"))
     command = [sys.executable, str(Path(__file__)), "--direct", f"--steps={flags.steps}"]
-    subprocess.run(command, env=os.environ | environment, check=True)
+    subprocess.run(command, env=environment, check=True)
     pooled(flags.workers, flags.steps)
 
 

@@ -1,31 +1,23 @@
 """Our episodes are LIBERO's, to the pixel, although they share an environment and mute a camera."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.stages.processes import ROOT
-from wmpo_jax.envs.libero.pool import NUMBA_CACHE
-from wmpo_jax.envs.libero.protocol import CONFIG_FOLDER
+from wmpo_jax.envs.libero.protocol import process_environment
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", ["libero_spatial", "libero_10"])
 def test_fifty_random_actions_show_what_libero_shows(suite, pool):
     """The other suites are compared by the same program, see docs/libero.md."""
-    environment = {
-        "MUJOCO_GL": pool.renderer,
-        "PYOPENGL_PLATFORM": pool.renderer,
-        "NUMBA_CACHE_DIR": str(NUMBA_CACHE),
-        "LIBERO_CONFIG_PATH": str(CONFIG_FOLDER),
-    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.envs.libero.direct", suite],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=process_environment(pool.renderer),
         capture_output=True,
         text=True,
         timeout=900,

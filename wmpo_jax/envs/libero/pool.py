@@ -14,17 +14,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wmpo_jax.envs.libero.protocol import CONFIG_FOLDER, EvaluationProtocol
+from wmpo_jax.envs.libero.protocol import EvaluationProtocol, process_environment
 from wmpo_jax.runtime.errors import UserError
 
 RENDERERS = ("egl", "osmesa")  # in the order of trying
 MAX_REPLACEMENTS = 3  # of workers in a row for the same work: then it is not bad luck
-NUMBA_CACHE = CONFIG_FOLDER.parent / "numba"  # robosuite compiles its transforms
 
 Request = tuple[str, tuple[Any, ...]]  # method of worker.Desk, arguments
 
@@ -64,7 +62,7 @@ class Worker:
             stdout=self._log,
             stderr=self._log,
             pass_fds=[theirs.fileno()],
-            env=_environment(renderer),
+            env=process_environment(renderer),
         )
         theirs.close()
         self._line = Connection(ours.detach())
@@ -275,18 +273,3 @@ class WorkerPool:
 
     def _worker(self) -> Worker:
         return Worker(self._protocol, self.renderer, self._timeouts.startup)
-
-
-def _environment(renderer: str) -> dict[str, str]:
-    """Of a worker: the renderer, one thread, caches where we say, this very package."""
-    package = Path(__file__).parents[3]
-    for folder in (CONFIG_FOLDER, NUMBA_CACHE):
-        folder.mkdir(parents=True, exist_ok=True)
-    return os.environ | {
-        "MUJOCO_GL": renderer,
-        "PYOPENGL_PLATFORM": renderer,
-        "LIBERO_CONFIG_PATH": str(CONFIG_FOLDER),
-        "NUMBA_CACHE_DIR": str(NUMBA_CACHE),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]),
-    }

