@@ -6,6 +6,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.stages.processes import finish, start
 
@@ -20,13 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pods", action="store_true", help="also compile all programs of pods")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With -n a worker takes whole files, which share what is costly to make.
+class ByFile(LoadScopeScheduling):
+    """With -n a worker takes whole files, whose tests share what is costly to make.
 
-    All files that need a smoke run go to one worker.
+    (The marks of --dist=loadgroup, which would say the same, are lost with pytest 9.2.)
     """
-    shared = "smoke_run" in getattr(item, "fixturenames", ())
-    item.add_marker(pytest.mark.xdist_group("smoke" if shared else item.path.stem))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "smoke" if Path(file).name in ("test_notebooks.py", "test_cycle.py") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    config.option.loadscopereorder = False  # the smoke run is long, and first in the alphabet
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
