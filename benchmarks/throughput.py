@@ -29,51 +29,34 @@ def main() -> None:
 
 
 def measure(config, folder: str, batch: int) -> None:
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from wmpo_jax.algorithm.rollout import rollout
-    from wmpo_jax.data.statistics import ActionStatistics
-    from wmpo_jax.envs.dynamics import MjxDynamics
-    from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+    """Prints everything, one line each."""
     from wmpo_jax.runtime import mesh
-    from wmpo_jax.runtime.files import save_json
     from wmpo_jax.runtime.workdir import Workdir
-    from wmpo_jax.stages import agents, grpo_loop, improve, training
     from wmpo_jax.stages.setting import Setting
 
     setting = Setting(config, Workdir(folder, config), mesh.make_mesh(config))
     env = setting.env
-    flat = jnp.linspace(-1, 1, 101)[:, None] * jnp.ones(env.action_dim)
-    save_json(setting.statistics_file, ActionStatistics.from_actions(flat).to_json())
-    family = agents.policy_family(config, env)
-    _, params = training.create(setting.mesh, family.build)
-    key = jax.random.key(0)
+    print(f"{mesh.describe(setting.mesh)}; task {env.name}, {env.image_size} px, {batch} worlds")
+    blind, seeing, first = reality(env, batch)
+    print(f"MJX, no pixels         {batch * env.horizon / blind:10.0f} control steps/s")
+    print(f"MJX with pixels        {batch * env.horizon / seeing:10.0f} control steps/s")
+    family, params = policy(setting)
+    dreaming, dream = imagination(setting, family, params, first)
+    print(f"imagined, with policy  {batch * env.horizon / dreaming:10.0f} control steps/s")
+    print(f"imagined / real pixels {seeing / dreaming:10.3f}")
+    seconds, episodes, epochs = update(setting, family, params, dream)
+    print(f"GRPO update            {seconds:10.2f} s for {episodes} episodes x {epochs} epochs")
 
-    def untrained(network):
-        graphdef, params = nnx.split(network)
-        return params, graphdef
 
-    video = agents.LatentVideo(
-        *untrained(AutoencoderKL(AutoencoderKLConfig.tiny(), rngs=nnx.Rngs(0)))
-    )
-    section = config.world_model
-    world_model = agents.VideoWorldModel(
-        *untrained(agents.world_model_network(config, env))[:1],
-        video,
-        untrained(agents.world_model_network(config, env))[1],
-        section.history,
-        section.sampling_steps,
-        env.image_size,
-    )
-    judge = agents.VideoJudge(*untrained(agents.reward_network(config, env)), config.reward.window)
-    world = (world_model, judge, jnp.float32(0.5))
+def reality(env, batch: int):
+    """(seconds of an episode of all worlds without pixels, with them, its first observation)."""
+    import jax
+    import jax.numpy as jnp
 
-    recipe = grpo_loop.Recipe.from_config(setting)
-    seeds = jnp.arange(batch)
-    real = MjxDynamics(env)
-    state, first = jax.jit(real.reset)(seeds, key)
+    from wmpo_jax.envs.dynamics import MjxDynamics
+
+    key, real = jax.random.key(0), MjxDynamics(env)
+    state, first = jax.jit(real.reset)(jnp.arange(batch), key)
     actions = jax.random.uniform(key, (batch, env.horizon, env.action_dim), minval=-1.0)
 
     @jax.jit
@@ -87,32 +70,83 @@ def measure(config, folder: str, batch: int) -> None:
     def seeing(state, actions):
         return real.step(state, actions, key)[2].frames_BKHWC
 
+    return fastest(blind, state, actions), fastest(seeing, state, actions), first
+
+
+def policy(setting):
+    """An untrained policy: (family, parameters)."""
+    import jax.numpy as jnp
+
+    from wmpo_jax.data.statistics import ActionStatistics
+    from wmpo_jax.runtime.files import save_json
+    from wmpo_jax.stages import agents, training
+
+    flat = jnp.linspace(-1, 1, 101)[:, None] * jnp.ones(setting.env.action_dim)
+    save_json(setting.statistics_file, ActionStatistics.from_actions(flat).to_json())
+    family = agents.policy_family(setting.config, setting.env)
+    return family, training.create(setting.mesh, family.build)[1]
+
+
+def untrained_world(setting):
+    """World model, judge and its threshold, none of which has learned anything."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+    from wmpo_jax.stages import agents
+
+    def halves(network):
+        graphdef, params = nnx.split(network)
+        return params, graphdef
+
+    config, env = setting.config, setting.env
+    autoencoder = AutoencoderKL(AutoencoderKLConfig.tiny(), rngs=nnx.Rngs(0))
+    params, graphdef = halves(agents.world_model_network(config, env))
+    world_model = agents.VideoWorldModel(
+        params,
+        agents.LatentVideo(*halves(autoencoder)),
+        graphdef,
+        config.world_model.history,
+        config.world_model.sampling_steps,
+        env.image_size,
+    )
+    judge = agents.VideoJudge(*halves(agents.reward_network(config, env)), config.reward.window)
+    return world_model, judge, jnp.float32(0.5)
+
+
+def imagination(setting, family, params, first):
+    """(seconds of an imagined episode of all worlds, the episodes)."""
+    import jax
+
+    from wmpo_jax.algorithm.rollout import rollout
+    from wmpo_jax.stages import grpo_loop, improve
+
+    recipe = grpo_loop.Recipe.from_config(setting)
+
     @jax.jit
     def imagine(params, world, first, key):
         dream = improve.imagined(setting, *world)
-        policy = family.policy(params, recipe.temperature)
-        return rollout(policy, dream, first, key, setting.num_chunks)
+        actor = family.policy(params, recipe.temperature)
+        return rollout(actor, dream, first, key, setting.num_chunks)
 
-    dream = imagine(params, world, first, key)
+    arguments = (params, untrained_world(setting), first, jax.random.key(0))
+    return fastest(imagine, *arguments), imagine(*arguments)
+
+
+def update(setting, family, params, dream):
+    """(seconds of one GRPO update, episodes in it, epochs)."""
+    import jax
+    import jax.numpy as jnp
+
+    from wmpo_jax.stages import grpo_loop
+
+    recipe = grpo_loop.Recipe.from_config(setting)
     episodes = recipe.groups * recipe.group_size
     chosen = jax.tree.map(lambda leaf: jnp.resize(leaf, (episodes, *leaf.shape[1:])), dream)
     chosen = chosen.replace(success_B=jnp.arange(episodes) % 2 == 0)
-    update = jax.jit(grpo_loop.make_update(family, recipe, setting.mesh))
-    optimizer_state = recipe.optimizer().init(params)
-
-    steps = batch * env.horizon
-    blind_rate = steps / fastest(blind, state, actions)
-    seeing_rate = steps / fastest(seeing, state, actions)
-    dream_rate = steps / fastest(imagine, params, world, first, key)
-    seconds = fastest(update, params, optimizer_state, chosen, jnp.ones(episodes), key)
-    print(f"{mesh.describe(setting.mesh)}; task {env.name}, {env.image_size} px, {batch} worlds")
-    print(f"MJX, no pixels         {blind_rate:10.0f} control steps/s")
-    print(f"MJX with pixels        {seeing_rate:10.0f} control steps/s")
-    print(f"imagined, with policy  {dream_rate:10.0f} control steps/s")
-    print(f"imagined / real pixels {dream_rate / seeing_rate:10.3f}")
-    print(
-        f"GRPO update            {seconds:10.2f} s for {episodes} episodes x {recipe.epochs} epochs"
-    )
+    one = jax.jit(grpo_loop.make_update(family, recipe, setting.mesh))
+    arguments = (recipe.optimizer().init(params), chosen, jnp.ones(episodes), jax.random.key(0))
+    return fastest(one, params, *arguments), episodes, recipe.epochs
 
 
 def fastest(function, *arguments) -> float:
