@@ -90,9 +90,9 @@ def test_a_recorded_episode_keeps_its_promises(pool):
 
 
 def test_renderers_that_cannot_draw_are_named_with_a_cure(monkeypatch):
-    environment = pool_module._environment
+    environment = pool_module.process_environment
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(pool_module, "_environment", lambda renderer: environment("nonsense"))
+    monkeypatch.setattr(pool_module, "process_environment", lambda renderer: environment("nonsense"))
     with pytest.raises(
         UserError, match=r"neither renderer \(egl: .*; osmesa: .*\): apt-get install"
     ):
@@ -100,13 +100,13 @@ def test_renderers_that_cannot_draw_are_named_with_a_cure(monkeypatch):
 
 
 def test_the_second_renderer_is_taken_where_the_first_fails(monkeypatch):
-    environment = pool_module._environment
+    environment = pool_module.process_environment
 
     def broken_egl(renderer):
         return environment("osmesa" if renderer == "osmesa" else "nonsense")
 
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(pool_module, "_environment", broken_egl)
+    monkeypatch.setattr(pool_module, "process_environment", broken_egl)
     pool = WorkerPool(make_protocol("libero_spatial"), 1)
     pool.close()
     assert pool.renderer == "osmesa"
