@@ -92,7 +92,7 @@ def test_a_recorded_episode_keeps_its_promises(pool):
 def test_renderers_that_cannot_draw_are_named_with_a_cure(monkeypatch):
     environment = pool_module.process_environment
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(pool_module, "process_environment", lambda renderer: environment("nonsense"))
+    monkeypatch.setattr(pool_module, "process_environment", lambda _: environment("nonsense"))
     with pytest.raises(
         UserError, match=r"neither renderer \(egl: .*; osmesa: .*\): apt-get install"
     ):
