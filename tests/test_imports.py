@@ -97,3 +97,10 @@ def test_the_package_is_imported_without_them() -> None:
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert HEAVY.keys() & set(result.stdout.split()) == set()
+
+
+def test_a_first_import_prints_nothing():
+    """MJX would tell everyone that Warp is not installed."""
+    command = [sys.executable, "-c", "import wmpo_jax.envs.tabletop.env"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert (result.stdout, result.stderr) == ("", "")

@@ -18,6 +18,13 @@ def test_lines_in_a_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert lines[0].startswith("sft: 7/10 [") and "loss 0.3125" in lines[0]
 
 
+def test_a_last_batch_beyond_the_total_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(384, 0, "demos") as bar:
+        bar.advance(256)
+        bar.advance(256)
+    assert capsys.readouterr().err.startswith("demos: 384/384 [")
+
+
 def test_quiet_between_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(1000, 0, "sft") as bar:
         for _ in range(1000):

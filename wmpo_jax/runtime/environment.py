@@ -38,7 +38,9 @@ def prepare(cpu_devices: int = 1) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Small programs too: a tiny run compiles hundreds of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    # TensorFlow only writes events for TensorBoard here, and need not say how it would compute.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     if _libtpu_in_vain():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

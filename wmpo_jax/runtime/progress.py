@@ -34,7 +34,8 @@ class Progress:
         self._bar.set_postfix_str(self._headline, refresh=False)
 
     def advance(self, n: int = 1) -> None:
-        """Counts `n` units of work."""
+        """Counts `n` units of work; what the last batch has beyond the total does not count."""
+        n = min(n, self._total - self._done)
         self._done += n
         self._bar.update(n)
         if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
