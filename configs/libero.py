@@ -10,8 +10,8 @@
 Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
 
 `:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
-succeed; that takes ten minutes of two cores. `:tiny` gives whole episodes to networks of a million
-parameters at 64 pixels; it has not been run, and success is not expected.
+succeed; that takes five to ten minutes on two cores. `:tiny` gives whole episodes to networks of a
+million parameters at 64 pixels; it has not been run, and success is not expected.
 
 `:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
@@ -45,13 +45,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.cpu_devices = 2
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
+    config.writers = ""  # further metric writers: csv, module:Class (docs/extending.md)
 
     config.libero = ConfigDict(
         {
             "tasks": (0, 1),  # of the suite; () means all
             "physics": "c",  # or "mjx", for tasks that docs/libero_mjx.md lists
             "horizon": 0,  # actions that count; 0 means the suite's own
-            "workers": 2,  # processes, a gigabyte and a core each
+            "workers": 2,  # processes, 2 GB and a core each
             "wave": 8,  # episodes of one task that are played together, the policy's batch
         }
     )

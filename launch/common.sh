@@ -1,11 +1,20 @@
 # shellcheck shell=bash
-# Sourced by the launchers: --dry-run, required settings, and the command that every host runs.
+# Sourced by the launchers: --dry-run, --help, required settings, and the command that every host runs.
 
 dry=
-if [ "${1:-}" = --dry-run ]; then
-  dry=yes
-  shift
-fi
+arguments=()
+for argument in "$@"; do
+  case $argument in
+  --dry-run) dry=yes ;;
+  --help | -h)
+    # The script's own head.
+    sed -n '2,/^[^#]/{s/^#$//;s/^# //p}' "${BASH_SOURCE[0]%/*}/$(basename "$0")"
+    exit 0
+    ;;
+  *) arguments+=("$argument") ;;
+  esac
+done
+set -- "${arguments[@]}"
 
 # Prints what would be executed, quoted so that it can be pasted, or executes it.
 run() {

@@ -8,7 +8,9 @@
 #     ACCELERATOR=nvidia-h100-80gb bash launch/gke.sh ...
 #
 # CLAIM is a ReadWriteMany PersistentVolumeClaim, mounted as /runs. Any pod that fails restarts all
-# of them, except for exit status 2: a mistake in the command would only be repeated.
+# of them, except for exit status 2: a mistake in the command would only be repeated. Hosts wait half
+# an hour for each other, since nodes and images come when they come. NAME (default wmpo-jax) is the
+# JobSet's.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -74,7 +76,7 @@ spec:
           template:
             spec:
               restartPolicy: Never
-              terminationGracePeriodSeconds: 120
+              terminationGracePeriodSeconds: 600
               nodeSelector:
                 $selector
               containers:
@@ -85,6 +87,8 @@ $(quoted "$@")
                   env:
                     - name: JAX_COORDINATOR_ADDRESS
                       value: $name-hosts-0-0.$name:8476
+                    - name: WMPO_JOIN_SECONDS
+                      value: "1800"
                     - name: JAX_NUM_PROCESSES
                       value: "$HOSTS"
                     - name: JAX_PROCESS_ID

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with locked packages: what a run needs, or with the argument `tests` all that the tests
 # need, torch and the system's OpenGL libraries among it (the tests compare our camera with MuJoCo's
-# own renderer). Any other argument is an extra of pyproject.toml: `cuda` or `tpu` on accelerators.
+# own renderer). Any other argument names extras of pyproject.toml: `cuda` or `tpu,libero,data`.
 # Safe to run again; needs Python 3.11+.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,9 +13,11 @@ opengl() {
   if ! command -v dpkg >/dev/null || dpkg -s "${libraries[@]}" >/dev/null 2>&1; then
     return
   fi
-  if [ "$(id -u)" = 0 ]; then
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${libraries[@]}" >/dev/null
+  local root=()
+  [ "$(id -u)" = 0 ] || root=(sudo --non-interactive)
+  if "${root[@]}" true 2>/dev/null; then
+    "${root[@]}" apt-get update -qq
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${libraries[@]}" >/dev/null
   else
     echo "setup: as root, apt-get install ${libraries[*]} (MuJoCo's renderer needs them)" >&2
   fi
@@ -29,5 +31,6 @@ if [ "${1:-}" = tests ]; then
   pip install -r requirements-ci.lock
   pip install --no-deps --editable .
 else
+  case ",${1:-}," in *,libero,*) opengl ;; esac
   pip install --constraint requirements-ci.lock --editable ".[tensorboard${1:+,$1}]"
 fi

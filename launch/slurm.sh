@@ -3,7 +3,7 @@
 #
 #   NODES=4 GPUS=8 bash launch/slurm.sh [--dry-run] --config=configs/libero.py --workdir=/shared/run
 #
-# Slurm sends SIGTERM two minutes before the time is up; the job saves, exits with 75 and is queued
+# Slurm sends SIGTERM ten minutes before the time is up; the job saves, exits with 75 and is queued
 # again. Optional: TIME (default 24:00:00), PARTITION.
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -22,7 +22,7 @@ EOF
 )
 options=(
   --job-name=wmpo_jax "--nodes=$NODES" --ntasks-per-node=1 "--gpus-per-node=$GPUS" --exclusive
-  "--time=${TIME:-24:00:00}" --requeue --signal=TERM@120 --open-mode=append
+  "--time=${TIME:-24:00:00}" --requeue --signal=TERM@600 --open-mode=append
 )
 [ -z "${PARTITION:-}" ] || options+=("--partition=$PARTITION")
 run sbatch "${options[@]}" "--wrap=$script"

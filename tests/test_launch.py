@@ -48,6 +48,16 @@ def test_dry_run_prints_the_command_with_its_flags(script: str) -> None:
     assert "--config=configs/libero.py:lora --config.seed=3 --workdir=/shared/my" in text
 
 
+def test_dry_run_may_stand_anywhere_and_help_executes_nothing() -> None:
+    script = ["bash", str(ROOT / "launch" / "gpu.sh")]
+    environment = {"PATH": "/usr/bin:/bin", "ENGINE": "no-such-engine"}
+    subprocess.run([*script, "--config=x", "--dry-run"], env=environment, check=True)
+    helped = subprocess.run(
+        [*script, "--help"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "RUNS (default ./runs)" in helped.stdout and "set -euo" not in helped.stdout
+
+
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "slurm.sh"])
 def test_hosts_start_again_when_the_run_asks_for_it(script: str) -> None:
     text = " ".join(shlex.split(dry_run(script, **SETTINGS[script]).stdout))
@@ -78,6 +88,7 @@ def test_jobsets_fit_the_schema(settings: dict[str, str]) -> None:
     assert container["args"] == FLAGS
     assert job["parallelism"] == 16
     assert {entry["name"] for entry in container["env"]} == {
+        "WMPO_JOIN_SECONDS",
         "JAX_COORDINATOR_ADDRESS",
         "JAX_NUM_PROCESSES",
         "JAX_PROCESS_ID",

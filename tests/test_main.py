@@ -53,3 +53,25 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert door.main(["--config=configs/tiny.py", "--stage=sft"]) == 2
     assert "no flag --stage=sft" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--config=configs/tiny.py", "--config.task=nope"], "set config.task to one of"),
+        (["--config=configs/tiny.py", "--stages=sfd"], "no stage sfd"),
+        (["--config=configs/libero.py:smoke", "--config.libero.physics=warp"], "choose of c, mjx"),
+        (
+            ["--config=configs/libero.py:tiny", "--config.libero.physics=mjx"],
+            "task 1 is not supported in MJX",
+        ),
+    ],
+)
+def test_a_mistake_leaves_no_workdir(
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would belong to the mistaken config, and refuse the mended one."""
+    workdir = tmp_path / "run"
+    assert door.main([*flags, f"--workdir={workdir}"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not workdir.exists()

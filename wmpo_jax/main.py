@@ -55,10 +55,12 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     preemption.install()  # behind JAX's own handler of SIGTERM, which joining the hosts installs
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
+    names = flags.stages.split(",") if flags.stages else ()
+    stages.check(config, names)
     workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
     print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
     with workdir.lock(), watch.collectives():
-        stages.run_all(config, workdir, devices, flags.stages.split(",") if flags.stages else ())
+        stages.run_all(config, workdir, devices, names)
 
 
 if __name__ == "__main__":

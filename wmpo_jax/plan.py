@@ -4,7 +4,7 @@
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
     python -m wmpo_jax.plan --all
 
-TPU programs are compiled by libtpu (extra `tpu`), a minute each; GPUs are estimated from shapes.
+TPU programs are compiled by libtpu (extra `tpu`), minutes each; GPUs are estimated from shapes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ONE_GPU = (
 
 
 class Preset(NamedTuple):
-    """A line-up of the README."""
+    """A line-up of docs/plan.md."""
 
     title: str
     config: str
@@ -44,9 +44,9 @@ PRESETS = (
         "improve.groups=32", "improve.micro_chunks=1",
         "world_model.batch_size=32", "world_model.accumulate=4",
     )),
-    Preset("v5e-64", "configs/libero.py", "v5e:8x8", ("improve.micro_chunks=2",)),
-    Preset("v5p-64", "configs/libero.py", "v5p:4x4x4"),
-    Preset("v6e-256", "configs/libero.py", "v6e:16x16", (
+    Preset("64 chips of v5e", "configs/libero.py", "v5e:8x8", ("improve.micro_chunks=2",)),
+    Preset("64 chips of v5p", "configs/libero.py", "v5p:4x4x4"),
+    Preset("256 chips of v6e", "configs/libero.py", "v6e:16x16", (
         "mesh.data=4", "sft.batch_size=256", "world_model.batch_size=256", "reward.batch_size=256",
         "improve.minibatch=256",
     )),
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", default="configs/libero.py")
     parser.add_argument("--topology", help="v5p:4x4x4, v5e:8x8, v6e:16x16, 80GB:8, H200:1, 24GB:4")
     parser.add_argument("--phases", help="only these, such as imagine,update; default all")
-    parser.add_argument("--all", action="store_true", help="one GPU to v6e-256")
+    parser.add_argument("--all", action="store_true", help="one GPU to 256 chips of v6e")
     parser.epilog = "Any field of the config: --config.improve.micro_chunks=2"
     flags, rest = parser.parse_known_args(argv)
     overrides = tuple(flag.removeprefix("--config.") for flag in rest)
@@ -93,6 +93,11 @@ def _print_table(preset: Preset, hardware: Machine, phases: str | None) -> bool:
     from wmpo_jax.planning import estimate, programs, table
 
     config = load_config(preset.config, preset.overrides)
+    if "networks" not in config:
+        raise UserError(
+            f"{preset.config} has no section networks, so its networks are tiny: plans are for "
+            "released sizes, as in configs/libero.py without a variant, or with lora or mid."
+        )
     names = phases.split(",") if phases else list(programs.PHASES)
     unknown = [name for name in names if name not in programs.PHASES]
     if unknown:
@@ -100,7 +105,10 @@ def _print_table(preset: Preset, hardware: Machine, phases: str | None) -> bool:
             f"There is no phase {unknown[0]}; choose from {', '.join(programs.PHASES)}."
         )
     mesh = _mesh(config, hardware)
-    rows = [estimate.row(name, config, hardware, mesh) for name in names]
+    rows = []
+    for name in names:
+        print(f"plan: {name} ...", file=sys.stderr, flush=True)
+        rows.append(estimate.row(name, config, hardware, mesh))
     print(table.table(rows, config), flush=True)
     return all(row.fits for row in rows)
 

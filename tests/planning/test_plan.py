@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
     [
         (["--topology=v9:2x2"], "There is no topology 'v9:2x2'"),
         (["--topology=80GB:65"], "up to 64"),
+        (["--topology=v5p:²"], "There is no topology"),
+        (["--topology=80GB:1", "--config=configs/tiny.py"], "has no section networks"),
         ([], "Give --topology"),
         (["--topology=80GB:1", "--phase=sft"], "There is no flag --phase=sft"),
     ],

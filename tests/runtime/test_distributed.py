@@ -74,3 +74,11 @@ def test_half_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES is not"):
         distributed.initialize(cluster=False)
+
+
+def test_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES is 'two'"):
+        distributed.initialize(cluster=False)

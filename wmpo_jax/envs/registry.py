@@ -68,7 +68,7 @@ def make(name: str, image_size: int = 32) -> Environment:
     """The environment called `name`, with frames of `image_size` x `image_size` pixels."""
     if name not in _FACTORIES:
         raise UserError(
-            f"There is no environment called {name!r}; set the config's env name to one of "
+            f"There is no environment called {name!r}; set config.task to one of "
             f"{', '.join([*names(), *HORIZONS, *TASKS])}."
         )
     return _FACTORIES[name](image_size)

@@ -51,9 +51,9 @@ def machine(name: str) -> Machine:
       UserError: no such chip, or a shape that is no shape.
     """
     kind, _, shape = name.partition(":")
-    if kind in TPUS and all(side.isdigit() and int(side) for side in shape.split("x")):
+    if kind in TPUS and all(side.isdecimal() and int(side) for side in shape.split("x")):
         return Machine(name, TPUS[kind], math.prod(map(int, shape.split("x"))), name)
-    if kind in GPUS and shape.isdigit() and 1 <= int(shape) <= MOST_GPUS:
+    if kind in GPUS and shape.isdecimal() and 1 <= int(shape) <= MOST_GPUS:
         return Machine(name, GPUS[kind], int(shape), None)
     raise UserError(
         f"There is no topology {name!r}: give a TPU with its shape ({', '.join(TPUS)}; as in "

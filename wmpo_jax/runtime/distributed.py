@@ -38,14 +38,24 @@ def initialize(cluster: bool) -> None:
         _join()
     elif len(values) == len(_VARIABLES):
         address, processes, index = (values[name] for name in _VARIABLES)
-        _join(coordinator_address=address, num_processes=int(processes), process_id=int(index))
+        _join(
+            coordinator_address=address,
+            num_processes=_whole("JAX_NUM_PROCESSES", processes),
+            process_id=_whole("JAX_PROCESS_ID", index),
+        )
     elif values:
         missing = [name for name in _VARIABLES if name not in values]
         raise UserError(f"{' and '.join(values)} is set but {' and '.join(missing)} is not.")
 
 
+def _whole(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise UserError(f"The variable {name} is {value!r}: set it to a whole number.")
+    return int(value)
+
+
 def _join(**where: str | int) -> None:
-    seconds = int(os.environ.get("WMPO_JOIN_SECONDS", JOIN_SECONDS))
+    seconds = _whole("WMPO_JOIN_SECONDS", os.environ.get("WMPO_JOIN_SECONDS", str(JOIN_SECONDS)))
     failure = (
         f"The coordinator {where.get('coordinator_address', 'of this cluster')} did not bring all "
         f"hosts together within {seconds} s: start the same command on every host, and check the "

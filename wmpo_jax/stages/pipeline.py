@@ -26,7 +26,7 @@ from wmpo_jax.stages import (
     sft,
     world_model,
 )
-from wmpo_jax.stages.setting import Setting
+from wmpo_jax.stages.setting import Setting, make_task
 
 Stage = Callable[[Setting], None]
 
@@ -64,19 +64,7 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
       UserError: an unknown stage, or whatever a stage finds wrong.
       Preempted: a stage was asked to stop and has saved.
     """
-    on_disk = bool(config.get("data") and config.data.source) and not config.task
-    names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*CYCLE, REPORT])
-    unknown = [name for name in names if name not in STAGES and name != REPORT]
-    if unknown:
-        raise UserError(
-            f"There is no stage {unknown[0]}; choose from {', '.join([*STAGES, REPORT])}."
-        )
-    others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
-    if others:
-        raise UserError(
-            f"Stage {others[0]} cannot use config.data.source alone: name a task whose "
-            f"environment it can act in, or choose from {', '.join(ON_DISK)}, collect."
-        )
+    names = chosen(config, names)
     _check_batches(config, mesh, names)
     setting = Setting(config, workdir, mesh)
     for name in names:
@@ -90,6 +78,35 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
         STAGES[name](setting)
     if REPORT in names:
         page.run(setting)
+
+
+def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
+    """Before a workdir is made, which would then belong to a mistake: stages, task, its options.
+
+    Raises:
+      UserError: an unknown stage, task or option, or a simulator that is not installed.
+    """
+    chosen(config, names)
+    if config.task:
+        make_task(config)
+
+
+def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
+    """The stages that will run: `names`, or what this config runs by default."""
+    on_disk = bool(config.get("data") and config.data.source) and not config.task
+    names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*CYCLE, REPORT])
+    unknown = [name for name in names if name not in STAGES and name != REPORT]
+    if unknown:
+        raise UserError(
+            f"There is no stage {unknown[0]}; choose from {', '.join([*STAGES, REPORT])}."
+        )
+    others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
+    if others:
+        raise UserError(
+            f"Stage {others[0]} cannot use config.data.source alone: name a task whose "
+            f"environment it can act in, or choose from {', '.join(ON_DISK)}, collect."
+        )
+    return names
 
 
 def _check_batches(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> None:

@@ -35,10 +35,9 @@ class Setting:
     def env(self) -> Environment | HostEnvironment:
         """The task of the config; without a name, what a dataset on disk says of it."""
         if self.mixture is None or self.config.task:
-            options = self.config.get("libero") or self.config.get("mimicgen", {})
             # The first to ask may be a traced function; the arrays of the scene must not be traced.
             with jax.ensure_compile_time_eval():
-                return registry.make_reality(self.config.task, self.config.image_size, options)
+                return make_task(self.config)
         chunk = self.config.data.chunk
         longest = max(e.steps for dataset in self.mixture.datasets for e in dataset.episodes)
         return RecordedTask(
@@ -116,3 +115,9 @@ class Setting:
     def metrics(self, name: str, resume_step: int) -> MetricWriter:
         board, writers = self.config.tensorboard, self.config.get("writers", "")
         return MetricWriter(self.workdir.metrics, name, resume_step, board, writers)
+
+
+def make_task(config: ConfigDict) -> Environment | HostEnvironment:
+    """The environment that config.task names; UserError when there is none like it."""
+    options = config.get("libero") or config.get("mimicgen", {})
+    return registry.make_reality(config.task, config.image_size, options)

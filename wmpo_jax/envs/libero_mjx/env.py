@@ -6,7 +6,7 @@ demonstrations and play come from C all the same: their authors read robosuite's
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,10 +24,13 @@ from wmpo_jax.envs.libero_mjx.physics import Physics, State
 class LiberoMjxEnv(LiberoEnv):
     """See `LiberoEnv`; starts are LIBERO's, stored or drawn, after its settle steps in C."""
 
+    def __init__(self, suite: str, image_size: int, options: Mapping[str, Any]) -> None:
+        super().__init__(suite, image_size, options)
+        for task in self.evaluation.tasks:
+            fidelity.check_supported(suite, task)
+
     @cached_property
     def _pool(self) -> "MjxPool":
-        for task in self.evaluation.tasks:
-            fidelity.check_supported(self.name, task)
         return MjxPool(super()._pool, self.evaluation.horizon)
 
     def protocol(self) -> dict[str, Any]:

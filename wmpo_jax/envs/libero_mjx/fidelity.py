@@ -101,7 +101,7 @@ def compare(
     task: int, episodes: Sequence[dict[str, np.ndarray]], states: Sequence[State]
 ) -> Fidelity:
     """What the replayed `states` have in common with the episodes."""
-    hand, thing, outcomes, wanted = [], [], [], []
+    hand, thing, outcomes, wanted, invalid = [], [], [], [], []
     for row, episode in enumerate(episodes):
         steps = len(episode["actions_TA"])
         places = [min(time, steps) - 1 for time in (*TIMES, steps)]
@@ -111,6 +111,7 @@ def compare(
         thing.append(np.linalg.norm(errors, axis=-1))
         outcomes.append(bool(states[steps - 1].success[row]))
         wanted.append(bool(episode["success_T"].any()))
+        invalid.append(bool(states[steps - 1].invalid[row]))
     agree = np.array(outcomes) == np.array(wanted)
     return Fidelity(
         task=task,
@@ -121,7 +122,7 @@ def compare(
         hand_mm=_millimetres(np.median(hand, axis=0)),
         thing_mm=_millimetres(np.median(thing, axis=0)),
         thing_p90_mm=_millimetres(np.percentile(thing, 90, axis=0)),
-        invalid=int(np.sum(states[-1].invalid)),
+        invalid=sum(invalid),
     )
 
 
