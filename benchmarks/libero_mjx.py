@@ -48,8 +48,9 @@ def table(rows: list[dict]) -> str:
     from wmpo_jax.envs.libero_mjx.fidelity import Fidelity
 
     lines = [
-        "| task | n | success in C | in MJX | same outcome | hand, mm | thing, mm | 90 % | runs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | n | success in C | in MJX | same outcome | hand, mm | thing, mm | 90 % | broke "
+        "| runs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         one = Fidelity(**row)
@@ -60,7 +61,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"| {one.task} | {one.episodes} | {one.successes} | {one.mjx_successes} | "
             f"{one.agree / one.episodes:.0%} | {' | '.join(errors)} | "
-            f"{'yes' if one.supported else 'no'} |"
+            f"{one.invalid} | {'yes' if one.supported else 'no'} |"
         )
     return "\n".join(lines)
 
@@ -74,8 +75,13 @@ def main() -> None:
     flags = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     environment.prepare()
+    from wmpo_jax.envs.libero.protocol import HORIZONS, task_names
     from wmpo_jax.envs.libero_mjx import fidelity
 
+    if flags.suite not in HORIZONS or not set(flags.tasks) <= set(
+        range(len(task_names(flags.suite)))
+    ):
+        parser.error(f"there is no such suite or task: {flags.suite} {flags.tasks}")
     stored = json.loads(fidelity.FILE.read_text())
     rows = {row["task"]: row for row in stored.get(flags.suite, [])}
     with concurrent.futures.ProcessPoolExecutor(flags.jobs, max_tasks_per_child=1) as pool:

@@ -170,10 +170,7 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant == "checkpoint":
         _score(config)
     elif variant != "tiny":
-        raise ValueError(
-            "configs/libero.py knows the variants lora, mid, tiny, smoke and checkpoint, "
-            f"not {variant!r}"
-        )
+        raise ValueError("choose lora, mid, tiny, smoke, checkpoint or none")
     return config
 
 

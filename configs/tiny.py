@@ -154,7 +154,7 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant == "lift":
         _lift(config)
     elif variant:
-        raise ValueError(f"configs/tiny.py knows the variants lift and smoke, not {variant!r}")
+        raise ValueError("choose lift, smoke or none")
     return config
 
 

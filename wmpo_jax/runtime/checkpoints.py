@@ -61,7 +61,10 @@ class Checkpoints:
         """
         step = self.latest_step() if step is None else step
         if step is None or step not in self._manager.all_steps():
-            raise UserError(f"There is no checkpoint {step or ''} in {self.directory}.")
+            which = "no checkpoint" if step is None else f"no checkpoint {step}"
+            raise UserError(
+                f"There is {which} in {self.directory}: run stage {self.directory.name} first."
+            )
         named = _named_leaves(template)
         wanted = {name: _abstract(leaf) for name, leaf in named.items()}
         try:

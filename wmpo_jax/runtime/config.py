@@ -65,7 +65,7 @@ def _read_file(spec: str) -> ConfigDict:
     try:
         config = get_config(variant) if variant else get_config()
     except ValueError as error:
-        raise UserError(f"{path} has no variant {variant!r}: {error}") from error
+        raise UserError(f"{path} has no variant {variant!r}: {error}.") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {path} returned {type(config).__name__}, not ConfigDict.")
     return config

@@ -141,7 +141,7 @@ def check_supported(suite: str, task: int) -> None:
     measured = stored(suite).get(task)
     if measured is None:
         raise UserError(
-            f"{suite} task {task} was never compared with LIBERO in C: "
+            f"{suite} task {task} was never compared with LIBERO in C: in a clone, "
             f"python -m benchmarks.libero_mjx --suite={suite} --tasks {task} does that."
         )
     if not measured.supported:
