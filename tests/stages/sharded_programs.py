@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,7 +75,10 @@ def small_policy(setting: Setting) -> agents.PolicyFamily:
     parts = {name: replace(getattr(tiny, name), depth=2) for name in ("dino", "siglip", "llama")}
     vla = replace(tiny, **parts).scanned()
     family = agents.policy_family(setting.config, ENV)
-    build = lambda: VLA(vla, rngs=nnx.Rngs(0))  # noqa: E731
+
+    def build() -> VLA:
+        return VLA(vla, rngs=nnx.Rngs(0))
+
     return replace(family, build=build, graphdef=nnx.graphdef(nnx.eval_shape(build)))
 
 
@@ -115,7 +119,10 @@ def run_sft(setting):
         "chunk_XKA": actions(setting, EPISODES, setting.env.chunk),
         "goal_X": np.zeros(EPISODES, np.int32),
     }
-    loss = lambda _, params, data, key, now: sft._loss(family, setting, params, data, key)  # noqa: E731
+
+    def loss(graph, params, data, key, now):
+        return sft._loss(family, setting, params, data, key)
+
     return train(setting, family.build, loss, sft._optimizer(setting), data, accumulate=2)
 
 
@@ -129,17 +136,21 @@ def run_world_model(setting):
         }
         for name in autoencoder.SOURCES
     }
-    loss = lambda graph, *rest: world_model._loss(graph, setting, *rest)  # noqa: E731
-    build = lambda: world_model._network(setting)  # noqa: E731
+
+    def loss(graph, *rest):
+        return world_model._loss(graph, setting, *rest)
+
+    build = partial(world_model._network, setting)
     return train(setting, build, loss, world_model._optimizer(setting), corpus, averaged=True)
 
 
 def run_autoencoder(setting):
     data = {name: films(setting) for name in autoencoder.SOURCES}
-    loss = lambda graph, params, data, key, now: autoencoder._loss(  # noqa: E731
-        graph, setting, params, data, key
-    )
-    build = lambda: autoencoder._network(setting, 1.0)  # noqa: E731
+
+    def loss(graph, params, data, key, now):
+        return autoencoder._loss(graph, setting, params, data, key)
+
+    build = partial(autoencoder._network, setting, 1.0)
     return train(setting, build, loss, autoencoder._optimizer(setting), data)
 
 
@@ -148,8 +159,11 @@ def run_reward(setting):
     data["success_E"] = np.arange(EPISODES) % 2 == 0
     data["finish_step_E"] = np.full(EPISODES, 3, np.int32)
     data["goal_E"] = np.zeros(EPISODES, np.int32)
-    loss = lambda graph, params, data, key, now: reward._loss(graph, setting, params, data, key)  # noqa: E731
-    build = lambda: reward._network(setting)  # noqa: E731
+
+    def loss(graph, params, data, key, now):
+        return reward._loss(graph, setting, params, data, key)
+
+    build = partial(reward._network, setting)
     return train(setting, build, loss, reward._optimizer(setting), data)
 
 

@@ -52,9 +52,8 @@ def _read_file(spec: str) -> ConfigDict:
     if not Path(path).is_file() and (PACKAGE / path).is_file():
         path = str(PACKAGE / path)
     if not Path(path).is_file():
-        nearby = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-        nearby = nearby or sorted(f"configs/{p.name}" for p in (PACKAGE / "configs").glob("*.py"))
-        nearby = nearby or sorted(str(p) for p in Path("configs").glob("*.py"))
+        folders = (Path(path).parent, Path("configs"), PACKAGE / "configs")
+        nearby = next(filter(None, (sorted(map(str, f.glob("*.py"))) for f in folders)), [])
         raise UserError(f"There is no config file {path}; choose one of: {', '.join(nearby)}.")
     try:
         get_config = runpy.run_path(path)["get_config"]

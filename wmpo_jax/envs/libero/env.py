@@ -14,7 +14,12 @@ import numpy as np
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
 from wmpo_jax.envs.libero import golden
 from wmpo_jax.envs.libero.pool import Start, WorkerPool
-from wmpo_jax.envs.libero.protocol import initial_states, language, make_protocol
+from wmpo_jax.envs.libero.protocol import (
+    EvaluationProtocol,
+    initial_states,
+    language,
+    make_protocol,
+)
 from wmpo_jax.envs.protocol import Episodes
 from wmpo_jax.runtime.errors import UserError
 
@@ -32,20 +37,27 @@ class LiberoEnv:
     action_dim = 7
 
     def __init__(self, suite: str, image_size: int, options: Mapping[str, Any]) -> None:
-        self.name = suite
-        self.evaluation = make_protocol(
-            suite, tuple(options["tasks"]), options["horizon"], image_size=image_size
+        self._follow(
+            make_protocol(
+                suite, tuple(options["tasks"]), options["horizon"], image_size=image_size
+            ),
+            options,
         )
         self.instructions = tuple(language(suite, task) for task in self.evaluation.tasks)
-        self.chunk = self.evaluation.chunk
+
+    def _follow(self, protocol: EvaluationProtocol, options: Mapping[str, Any]) -> None:
+        """Everything but the words, which each kind of suite finds elsewhere."""
+        self.name = protocol.suite
+        self.evaluation = protocol
+        self.chunk = protocol.chunk
         # Whole chunks; what lies beyond the protocol's horizon is not executed.
-        self.horizon = -(-self.evaluation.horizon // self.chunk) * self.chunk
-        self.image_size = image_size
+        self.horizon = -(-protocol.horizon // self.chunk) * self.chunk
+        self.image_size = protocol.image_size
         self.wave = options["wave"]
         self._workers = options["workers"]
 
     @cached_property
-    def _pool(self) -> WorkerPool | Any:
+    def _pool(self) -> Any:  # a WorkerPool, or what promises the same
         """Refuses to begin where LIBERO is not the LIBERO that results are compared with."""
         golden.check()
         return WorkerPool(self.evaluation, self._workers)
@@ -58,7 +70,13 @@ class LiberoEnv:
     def held_out(self, start: int, count: int) -> np.ndarray:
         """Trial by trial, each over all tasks: what is cut short is still balanced."""
         available = len(initial_states(self.name, self.evaluation.tasks[0]))
-        return stored_numbers(self.name, available * len(self.instructions), start, count)
+        available *= len(self.instructions)
+        if start + count > available:
+            raise UserError(
+                f"{self.name} stores {available} initial states for these tasks and "
+                f"{start + count} are asked for: lower evaluate.episodes or add libero.tasks."
+            )
+        return np.arange(-1 - start, -1 - start - count, -1, dtype=np.int32)
 
     def reset(self, starts_B: np.ndarray) -> Observation:
         frames: Any = self._pool.reset([self._start(int(start)) for start in starts_B])
@@ -119,20 +137,6 @@ class LiberoEnv:
         trial, place = divmod(number, len(self.instructions))
         task = self.evaluation.tasks[place]
         return Start(task, trial, 0) if start < 0 else Start(task, -1, number)
-
-
-def stored_numbers(suite: str, available: int, start: int, count: int) -> np.ndarray:
-    """int32 [count]: -1 is the first stored initial state, -2 the second.
-
-    Raises:
-      UserError: more are asked for than there are.
-    """
-    if start + count > available:
-        raise UserError(
-            f"{suite} stores {available} initial states for these tasks and "
-            f"{start + count} are asked for: lower evaluate.episodes or add libero.tasks."
-        )
-    return np.arange(-1 - start, -1 - start - count, -1, dtype=np.int32)
 
 
 def _column(results: list[dict[str, Any]], name: str) -> Any:

@@ -30,14 +30,8 @@ class MimicgenEnv(LiberoEnv):
     """
 
     def __init__(self, name: str, image_size: int, options: Mapping[str, Any]) -> None:
-        self.name = name
-        self.evaluation = make_protocol(name, options["horizon"], image_size=image_size)
+        self._follow(make_protocol(name, options["horizon"], image_size=image_size), options)
         self.instructions = (TASKS[name].instruction,)
-        self.chunk = self.evaluation.chunk
-        self.horizon = -(-self.evaluation.horizon // self.chunk) * self.chunk
-        self.image_size = image_size
-        self.wave = options["wave"]
-        self._workers = options["workers"]
 
     @cached_property
     def _pool(self) -> WorkerPool:
