@@ -101,7 +101,7 @@ def parts_of_imagination(config, over, at_once: str, steps: int) -> dict:
     sizes, video = released(config, "world_model"), released(config, "autoencoder")
     side = config.image_size // video.downsampling
     episodes = len(start.frame_BHWC)
-    shape = functools.partial(jax.ShapeDtypeStruct, sharding=start.goal_B.sharding)
+    shape = functools.partial(jax.ShapeDtypeStruct, sharding=start.instruction_id_B.sharding)
     history = shape((episodes, sizes.history, side, side, sizes.in_channels), jnp.float32)
     latents = shape((episodes, sizes.chunk, side, side, sizes.in_channels), jnp.float32)
     actions = shape((episodes, sizes.chunk, sizes.action_dim), jnp.float32)
@@ -110,7 +110,7 @@ def parts_of_imagination(config, over, at_once: str, steps: int) -> dict:
         return family.policy(params, config.policy.temperature)(Observation(frame, goal), key)
 
     return {
-        "policy": (jax.jit(act), (params, start.frame_BHWC, start.goal_B, key), at_once),
+        "policy": (jax.jit(act), (params, start.frame_BHWC, start.instruction_id_B, key), at_once),
         "sampler": (
             jax.jit(VideoWorldModel.predict),
             (world, history, actions, key),

@@ -88,7 +88,7 @@ def policy(setting):
 
 
 def untrained_world(setting):
-    """World model, judge and its threshold, none of which has learned anything."""
+    """World model, reward model and its threshold, none of which has learned anything."""
     import jax.numpy as jnp
     from flax import nnx
 
@@ -110,8 +110,10 @@ def untrained_world(setting):
         config.world_model.sampling_steps,
         env.image_size,
     )
-    judge = agents.VideoJudge(*halves(agents.reward_network(config, env)), config.reward.window)
-    return world_model, judge, jnp.float32(0.5)
+    reward_model = agents.VideoRewardModel(
+        *halves(agents.reward_network(config, env)), config.reward.window
+    )
+    return world_model, reward_model, jnp.float32(0.5)
 
 
 def imagination(setting, family, params, first):

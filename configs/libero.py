@@ -4,8 +4,8 @@
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
     python -m wmpo_jax.main --config=configs/libero.py:smoke    # every stage on real scenes
     python -m wmpo_jax.main --config=configs/libero.py:tiny     # whole episodes, small networks
-    python -m wmpo_jax.main --config=configs/libero.py:checkpoint --stages=checkpoint \\
-        --config.checkpoint.folder=ckpt/policy                     # an OpenVLA-OFT policy's score
+    python -m wmpo_jax.main --config=configs/libero.py:evaluate_imported \\
+        --stages=evaluate_imported --config.evaluate_imported.folder=ckpt/policy   # its score
 
 Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
 
@@ -13,9 +13,9 @@ Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL li
 succeed; that takes five to ten minutes on two cores. `:tiny` gives whole episodes to networks of a
 million parameters at 64 pixels; it has not been run, and success is not expected.
 
-`:checkpoint` is the public evaluation of an imported policy: 10 tasks x 50 stored initial states at
-256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no released
-policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
+`:evaluate_imported` is the public evaluation of an imported policy: 10 tasks x 50 stored initial
+states at 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no
+released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
 
 Without a variant it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL autoencoder and
 VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes:
@@ -37,7 +37,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: "", "lora", "mid", "tiny", "smoke" or "checkpoint"."""
+    """`variant`: "", "lora", "mid", "tiny", "smoke" or "evaluate_imported"."""
     config = ConfigDict()
     config.seed = 0
     config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
@@ -142,7 +142,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.oracle = ConfigDict({"iterations": 1, "groups": 8, "min_gain": 0.0})
-    config.online = ConfigDict({"settings": ((4, 1e-4),)})
+    config.grpo_on_rollouts = ConfigDict({"settings": ((4, 1e-4),)})
     config.evaluate = ConfigDict(
         {
             "primary": "greedy",
@@ -151,8 +151,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "videos": 4,
         }
     )
-    # For stage `checkpoint` alone.
-    config.checkpoint = ConfigDict(
+    # For stage `evaluate_imported` alone.
+    config.evaluate_imported = ConfigDict(
         {
             "folder": "",  # made by `python -m wmpo_jax.convert import --kind=policy`
             "statistics": "",  # their key; "" means the suite, or <suite>_no_noops
@@ -167,10 +167,10 @@ def get_config(variant: str = "") -> ConfigDict:
         _mid(config)
     elif variant == "smoke":
         _shrink(config)
-    elif variant == "checkpoint":
+    elif variant == "evaluate_imported":
         _score(config)
     elif variant != "tiny":
-        raise ValueError("choose lora, mid, tiny, smoke, checkpoint or none")
+        raise ValueError("choose lora, mid, tiny, smoke, evaluate_imported or none")
     return config
 
 

@@ -1,6 +1,6 @@
 """What the four MimicGen tasks of the reference share; the pages beside this one say the rest.
 
-Networks, optimisers and batch sizes are those of configs/libero.py at the released sizes. 128 real
+Networks, optimizers and batch sizes are those of configs/libero.py at the released sizes. 128 real
 episodes per round (16 starts x 8) are the reference's smaller budget; its larger one is 1280:
 --config.collect.starts=160.
 

@@ -37,8 +37,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.demos = ConfigDict(
         {
             "episodes": 384,
-            "bias": 0.14,  # metres that the demonstrator aims beside its target
-            "noise": 0.05,  # std of the executed action around the labelled one, in action units
+            "bias": 0.14,  # meters that the demonstrator aims beside its target
+            "noise": 0.05,  # std of the executed action around the labeled one, in action units
         }
     )
     # Task-agnostic motion, the small analogue of Open X-Embodiment pre-training. No labels.
@@ -92,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "optimizer": "muon",
             "learning_rate": 3e-3,
             "prediction": "residual",  # or velocity, as the released networks speak
-            "history_noise": 0.05,  # how far history is moved towards noise in training
+            "history_noise": 0.05,  # how far history is moved toward noise in training
             "timestep_shift": 20.0,  # > 1 trains more near the noisy end; where events begin
             "self_forcing": 0.4,  # share of windows whose history is the model's own prediction
             "ema_decay": 0.995,
@@ -140,7 +140,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # GRPO in the true environment with as many fresh episodes as it wants.
     config.oracle = ConfigDict({"iterations": 16, "groups": 32, "min_gain": 0.20})
     # The same P rollouts without a world model: (epochs, learning rate) of each attempt.
-    config.online = ConfigDict({"settings": ((4, 1e-3), (8, 1e-3), (16, 1e-3), (8, 3e-4))})
+    config.grpo_on_rollouts = ConfigDict(
+        {"settings": ((4, 1e-3), (8, 1e-3), (16, 1e-3), (8, 3e-4))}
+    )
     config.evaluate = ConfigDict(
         {
             "primary": "greedy",  # declared before any run: greedy or sampled

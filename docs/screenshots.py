@@ -1,4 +1,4 @@
-"""Clicks and types through the driving page and the report in headless Chromium, and films them.
+"""Clicks and types through the driving page and the report in headless Chromium, and videos them.
 
     python docs/screenshots.py --workdir=runs/tiny
 
@@ -49,8 +49,8 @@ def main() -> int:
     with served(flags.workdir) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=flags.browser, args=["--no-sandbox"])
         for size, scheme in itertools.product(SIZES, SCHEMES):
-            film(browser, url, "play", drive, size, scheme, flags.whole)
-            film(browser, report, "report", read, size, scheme, flags.whole)
+            video(browser, url, "play", drive, size, scheme, flags.whole)
+            video(browser, report, "report", read, size, scheme, flags.whole)
         browser.close()
     return 0
 
@@ -72,7 +72,7 @@ def served(workdir: Path) -> Iterator[str]:
         process.wait(timeout=STARTUP_SECONDS)
 
 
-def film(
+def video(
     browser: Browser,
     url: str,
     name: str,

@@ -5,7 +5,7 @@
 
 The first call imitates the demonstrations (stage 2). Let that policy act on the robot, P times, and
 record what happens as a second dataset in which every episode says whether it succeeded (stage 3).
-The second call trains autoencoder and world model on both (4), the success classifier on the
+The second call trains autoencoder and world model on both (4), the reward model on the
 rollouts (5), and improves the policy in imagination (6), in episodes that begin where a recorded
 one began. Any format of docs/data.md will do; LeRobot is what most robots write. Any field of
 configs/tiny.py can be set as in `wmpo_jax.main`: `--config.sft.steps=4000`.
@@ -85,22 +85,22 @@ def robot(demos: Path, image_size: int, chunk: int, chunks: int) -> Any:
         """Nobody can act here, but episodes can begin where recorded ones began."""
 
         first_XHWC: Any = None
-        goal_X: Any = None
+        instruction_id_X: Any = None
 
         def reset(self, seed: Any) -> EnvState:
-            start, no = seed % len(self.goal_X), jnp.zeros((), bool)
-            return EnvState(start, self.goal_X[start], no, no, jnp.int32(0), ())
+            start, no = seed % len(self.instruction_id_X), jnp.zeros((), bool)
+            return EnvState(start, self.instruction_id_X[start], no, no, jnp.int32(0), ())
 
         def render(self, state: EnvState) -> Any:
             return self.first_XHWC[state.physics]
 
     mixture = open_mixture(demos)
-    first, goals = [], []
+    first, instruction_ids = [], []
     for dataset in mixture.datasets:
         for entry in dataset.episodes:
             frames = checked_frames(dataset.source, entry.index, np.arange(1))
             first.append(resized(frames, image_size)[0])
-            goals.append(mixture.instructions.index(entry.instruction))
+            instruction_ids.append(mixture.instructions.index(entry.instruction))
     return Robot(
         mixture.instructions,
         mixture.action_dim,
@@ -109,7 +109,7 @@ def robot(demos: Path, image_size: int, chunk: int, chunks: int) -> Any:
         image_size,
         TASK,
         jnp.asarray(np.stack(first)),
-        jnp.asarray(np.asarray(goals, np.int32)),
+        jnp.asarray(np.asarray(instruction_ids, np.int32)),
     )
 
 
@@ -138,13 +138,13 @@ def adopt(setting: Any, rollouts: Path) -> None:
         frames = _held(resized(episode.frames_FHWC, env.image_size), env.horizon + 1)
         stand_still = np.zeros((env.horizon, env.action_dim), np.float32)
         actions = np.concatenate([episode.info.actions_NA, stand_still])[: env.horizon]
-        normalised = setting.statistics.normalise(actions, clip=False)
+        normalized = setting.statistics.normalize(actions, clip=False)
         success = entry.success and episode.info.finish_step <= env.horizon
         rows.append(
             {
                 "frames_BTHWC": frames,
-                "actions_BNKA": np.reshape(normalised, (-1, env.chunk, env.action_dim)),
-                "goal_B": np.int32(env.instructions.index(entry.instruction)),
+                "actions_BNKA": np.reshape(normalized, (-1, env.chunk, env.action_dim)),
+                "instruction_id_B": np.int32(env.instructions.index(entry.instruction)),
                 "success_B": np.bool_(success),
                 "finish_step_B": np.int32(episode.info.finish_step if success else env.horizon),
             }
@@ -161,7 +161,7 @@ def adopt(setting: Any, rollouts: Path) -> None:
 
 
 def _held(frames_FHWC: Any, count: int) -> Any:
-    """`count` frames: the last one stays when the film is over."""
+    """`count` frames: the last one stays when the video is over."""
     import numpy as np
 
     return frames_FHWC[np.minimum(np.arange(count), len(frames_FHWC) - 1)]

@@ -1,10 +1,10 @@
-"""Imagination as a world: latent history, frames for the policy, and when the judge is believed."""
+"""The imagined environment: latent history, frames for the policy, and the rule of success."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.algorithm.imagination import ImaginedDynamics, film
+from wmpo_jax.algorithm.imagination import ImaginedDynamics, imagine_video
 from wmpo_jax.algorithm.protocols import Observation
 
 K = 2
@@ -26,12 +26,12 @@ class AddingWorld:
         return latents_BThwc.astype(jnp.uint8)
 
 
-class BrightJudge:
+class BrightRewardModel:
     """Certain of success when the mean of the window's pixels reaches 50."""
 
     window = 3
 
-    def score(self, frames_BTHWC, goal_B):
+    def score(self, frames_BTHWC, instruction_id_B):
         pixels = frames_BTHWC[:, :, 0, 0, 0].astype(jnp.float32)
         means = [pixels[:, t : t + 3].mean(axis=1) for t in range(pixels.shape[1] - 2)]
         return (jnp.stack(means, axis=1) >= 50).astype(jnp.float32)
@@ -39,11 +39,11 @@ class BrightJudge:
 
 def start(level):
     frame = jnp.full((1, 1, 1, 1), level, jnp.uint8)
-    return Observation(frame_BHWC=frame, goal_B=jnp.zeros(1, jnp.int32))
+    return Observation(frame_BHWC=frame, instruction_id_B=jnp.zeros(1, jnp.int32))
 
 
 def run(level, actions, min_step=1):
-    world = ImaginedDynamics(AddingWorld(), BrightJudge(), 0.5, min_step)
+    world = ImaginedDynamics(AddingWorld(), BrightRewardModel(), 0.5, min_step)
     state, seen = world.reset(start(level), jax.random.key(0))
     flags, frames = [], [seen.frame_BHWC]
     for pair in np.reshape(actions, (-1, 1, K, 1)):
@@ -79,5 +79,5 @@ def test_film_shows_what_stepping_through_the_same_actions_shows():
     actions = [1, 1, 2, 2, 0, 5]
     _, stepped, _ = run(10, actions)
     chunks_BNKA = jnp.asarray(np.reshape(actions, (1, -1, K, 1)), jnp.float32)
-    frames = film(AddingWorld(), start(10).frame_BHWC, chunks_BNKA, jax.random.key(0))
+    frames = imagine_video(AddingWorld(), start(10).frame_BHWC, chunks_BNKA, jax.random.key(0))
     np.testing.assert_array_equal(frames[0, :, 0, 0, 0], stepped)

@@ -28,7 +28,7 @@ class Counter:
 
     def _see(self, level_B):
         frame = level_B[:, None, None, None].astype(jnp.uint8)
-        return Observation(frame_BHWC=frame, goal_B=jnp.zeros(len(level_B), jnp.int32))
+        return Observation(frame_BHWC=frame, instruction_id_B=jnp.zeros(len(level_B), jnp.int32))
 
 
 def doubling(observation, key):
@@ -84,7 +84,7 @@ def test_the_loop_on_the_host_is_the_same_rollout():
         rollout_on_host(doubling, Counter(), starts, key, 2),
         play(),
     )
-    unseen = rollout_on_host(doubling, Counter(), starts, key, 2, films=False)
+    unseen = rollout_on_host(doubling, Counter(), starts, key, 2, videos=False)
     np.testing.assert_array_equal(unseen.frames_BTHWC, play().frames_BTHWC[:, :1])
     np.testing.assert_array_equal(unseen.actions_BNKA, play().actions_BNKA)
 

@@ -11,7 +11,7 @@ from flax import nnx
 from tests.conversion import synthetic
 from tests.golden.loader import DEFAULT_FOLDER, load
 from wmpo_jax import convert
-from wmpo_jax.conversion import oracles
+from wmpo_jax.conversion import reference_models
 from wmpo_jax.conversion.foreign import ForeignWeights
 from wmpo_jax.conversion.store import Store, save_trained
 from wmpo_jax.conversion.torch_files import to_torch
@@ -75,7 +75,7 @@ def test_exported_policy_gives_the_same_actions_in_torch(lora, pixels_BHWC, tmp_
     theirs = {name: to_torch(foreign.read(name)).float() for name in foreign.infos}
     pixels_BCHW = torch.from_numpy(np.moveaxis(pixels_BHWC, -1, 1).copy())
     with torch.no_grad():
-        logits = oracles.policy_logits(
+        logits = reference_models.policy_logits(
             theirs, store.config, pixels_BCHW, torch.tensor(PROMPT.tolist())
         )
     logits = logits.numpy().reshape(ours.shape)

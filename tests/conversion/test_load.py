@@ -57,7 +57,7 @@ def test_policy_acts_in_the_units_of_its_statistics(converted):
     policy = load_policy(converted / "policy")
     actions = policy(frames(2, 40, 40, 3), ["coffee", "the square"])
     assert actions.shape == (2, 8, 7) and actions.dtype == jnp.float32
-    # q01, q99 are -0.5, 0.5; the gripper passes through, and bin centres end before 1.
+    # q01, q99 are -0.5, 0.5; the gripper passes through, and bin centers end before 1.
     assert np.abs(actions[..., :6]).max() <= 0.5
     assert 0.5 < np.abs(actions[..., 6]).max() < 1.0
 
@@ -69,7 +69,7 @@ def test_policy_acts_in_the_units_of_its_statistics(converted):
     )
 
 
-def test_normalisation_of_the_processor_is_used(converted):
+def test_normalization_of_the_processor_is_used(converted):
     towers = [{"mean": [0.1] * 3, "std": [0.2] * 3}, {"mean": [0.3] * 3, "std": [0.4] * 3}]
     folder = converted / "policy"
     path = folder / "assets" / "preprocessor_config.json"
@@ -106,13 +106,13 @@ def test_world_model_imagines_a_chunk(converted):
 
 def test_reward_model_scans_a_video(converted):
     video = frames(2, 14, 32, 32, 3)
-    judge = load_reward_model(converted / "reward", threshold=0.0, min_steps=3)
-    complete, finish = judge(video)
+    reward_model = load_reward_model(converted / "reward", threshold=0.0, min_steps=3)
+    complete, finish = reward_model(video)
     assert complete.all() and (np.asarray(finish) == 3 + 8 - 1).all()
     never = load_reward_model(converted / "reward", threshold=1.1, min_steps=3)
     complete, finish = never(video)
     assert not complete.any() and (np.asarray(finish) == 13).all()
-    assert judge.score(video, jnp.zeros(2, int)).shape == (2, 7)
+    assert reward_model.score(video, jnp.zeros(2, int)).shape == (2, 7)
 
 
 def test_a_folder_of_another_kind_is_refused(converted):

@@ -112,7 +112,7 @@ def test_weights(folder):
     assert _share_of_the_small(shares) == pytest.approx(0.75, abs=0.01)
 
 
-def test_each_dataset_is_normalised_by_its_own_statistics(folder):
+def test_each_dataset_is_normalized_by_its_own_statistics(folder):
     mixture = open_mixture(folder / "both.json")
     for number, dataset in enumerate(mixture.datasets):
         alone = Mixture([dataset], [1.0])
@@ -120,8 +120,8 @@ def test_each_dataset_is_normalised_by_its_own_statistics(folder):
         raw = [
             Windows(dataset, REFERENCE).read(n)[1] for n in range(len(Windows(dataset, REFERENCE)))
         ]
-        normalised = dataset.statistics.normalise(np.stack(raw)).astype(np.float32)
-        known = {window.tobytes() for window in normalised}
+        normalized = dataset.statistics.normalize(np.stack(raw)).astype(np.float32)
+        known = {window.tobytes() for window in normalized}
         assert all(window.tobytes() in known for window in batch["actions_BKA"]), number
     assert abs(loader(mixture, clip=True).batch(0)["actions_BKA"]).max() == 1.0
     assert abs(loader(mixture, clip=False).batch(0)["actions_BKA"]).max() > 1.0
@@ -131,7 +131,7 @@ def test_frames_are_resized_and_instructions_numbered(large):
     batch = WindowLoader(large, REFERENCE, 4, 0, image_size=16, clip=False).batch(0)
     assert batch["frames_BTHWC"].shape == (4, 12, 16, 16, 3)
     words = ["open the drawer", "something else", "pick up the bowl"]
-    assert set(loader(large, instructions=words).batch(0)["goal_B"].tolist()) == {0, 2}
+    assert set(loader(large, instructions=words).batch(0)["instruction_id_B"].tolist()) == {0, 2}
     with pytest.raises(UserError, match="ask to 'pick up the bowl' and the task knows: push"):
         loader(large, instructions=["push", "open the drawer"])
 
@@ -155,7 +155,7 @@ def test_an_episode_that_breaks_while_training(folder, episodes, monkeypatch):
             with pytest.warns(UserWarning, match="has died: the next episode takes its place"):
                 batch = loads.batch(0)
                 _assert_equal(loads.batch(0), batch)
-            assert loads.skipped > 0 and len(batch["goal_B"]) == 30
+            assert loads.skipped > 0 and len(batch["instruction_id_B"]) == 30
 
 
 def test_episodes_too_short_for_a_chunk(tmp_path):

@@ -21,14 +21,14 @@ def statistics(actions):
     return ActionStatistics.from_actions(actions, mask=np.array([True, True, False]))
 
 
-def test_normalise_and_back(statistics, actions):
+def test_normalize_and_back(statistics, actions):
     for array, atol in ((actions, 1e-12), (jnp.asarray(actions), 1e-6)):
-        normalised = statistics.normalise(array)
-        assert abs(normalised[:, 0]).max() == 1.0  # the outer 2 % are clipped
-        np.testing.assert_array_equal(normalised[:, 1], 0.0)
-        np.testing.assert_array_equal(normalised[:, 2], array[:, 2])
-        inside = np.abs(normalised[:, 0]) < 1.0
-        back = statistics.unnormalise(normalised)
+        normalized = statistics.normalize(array)
+        assert abs(normalized[:, 0]).max() == 1.0  # the outer 2 % are clipped
+        np.testing.assert_array_equal(normalized[:, 1], 0.0)
+        np.testing.assert_array_equal(normalized[:, 2], array[:, 2])
+        inside = np.abs(normalized[:, 0]) < 1.0
+        back = statistics.unnormalize(normalized)
         np.testing.assert_allclose(back[inside], array[inside], atol=max(atol, 1e-8))
 
 

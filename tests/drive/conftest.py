@@ -18,10 +18,10 @@ CHUNK = 4
 
 
 class FakeWorlds:
-    """A grey picture: the sum of the executed actions, around the seed; imagination is 3 darker."""
+    """A gray picture: the sum of the executed actions, around the seed; imagination is 3 darker."""
 
     env = SimpleNamespace(
-        name="grey", action_dim=3, chunk=CHUNK, horizon=12, instructions=("be grey",)
+        name="gray", action_dim=3, chunk=CHUNK, horizon=12, instructions=("be gray",)
     )
     policies = ("base",)
     threshold = 0.5
@@ -32,7 +32,7 @@ class FakeWorlds:
     def act(self, policy: str, side: Side) -> Any:
         return jnp.full((1, CHUNK, 3), 2.0)
 
-    def normalise(self, action_A: Any) -> Any:
+    def normalize(self, action_A: Any) -> Any:
         return jnp.broadcast_to(action_A, (1, CHUNK, 3))
 
     def step_real(self, side: Side, actions_BKA: Any) -> tuple[Side, Turn]:
@@ -43,7 +43,7 @@ class FakeWorlds:
 
     def _side(self, level: float) -> Side:
         frame = np.full((1, SIZE, SIZE, 3), level, np.uint8)
-        seen = Observation(frame_BHWC=jnp.asarray(frame), goal_B=jnp.zeros(1, jnp.int32))
+        seen = Observation(frame_BHWC=jnp.asarray(frame), instruction_id_B=jnp.zeros(1, jnp.int32))
         return Side(jnp.float32(level), seen, jnp.asarray(frame[:, None]))
 
     def _step(self, side: Side, actions_BKA: Any, darker: float) -> tuple[Side, Turn]:

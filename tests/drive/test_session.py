@@ -64,9 +64,9 @@ def test_error_is_the_root_mean_square_of_the_pixels(session):
     assert chunk(session, opened(session))["error"] == pytest.approx([3.0] * 4)
 
 
-def test_reset_tells_start_goal_and_what_the_policies_did_there(session):
+def test_reset_gives_start_instruction_and_what_the_policies_did_there(session):
     answer = session.reset({"role": "evaluation", "number": 1})
-    assert answer["seed"] == 80 and answer["goal"] == "be grey"
+    assert answer["seed"] == 80 and answer["instruction"] == "be gray"
     assert answer["outcomes"] == {"base": False}
     assert session.reset({"role": "demos", "number": 0})["outcomes"] == {}
     assert session.about()["starts"] == {"evaluation": 3, "demos": 1}

@@ -18,7 +18,7 @@ from wmpo_jax.stages.agents import (
     LatentVideo,
     PolicyFamily,
     RealDynamics,
-    VideoJudge,
+    VideoRewardModel,
     VideoWorldModel,
     policy_family,
     reward_network,
@@ -31,16 +31,16 @@ STATISTICS = ActionStatistics.from_actions(np.linspace(-0.5, 0.9, 300).reshape(-
 
 
 def untrained(config: Any, env: Any) -> Dream:
-    """World model and judge as they are initialised."""
+    """World model and reward model as they are initialized."""
     autoencoder = AutoencoderKL(AutoencoderKLConfig.tiny(), rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(autoencoder)
     video = LatentVideo(params, graphdef)
     graphdef, params = nnx.split(world_model_network(config, env))
     section = config.world_model
     model = VideoWorldModel(params, video, graphdef, section.history, 1, env.image_size)
-    judge_graphdef, judge_params = nnx.split(reward_network(config, env))
-    judge = VideoJudge(judge_params, judge_graphdef, config.reward.window)
-    return Dream(model, judge, jnp.float32(0.9), min_step=1)
+    reward_graphdef, reward_params = nnx.split(reward_network(config, env))
+    reward_model = VideoRewardModel(reward_params, reward_graphdef, config.reward.window)
+    return Dream(model, reward_model, jnp.float32(0.9), min_step=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +70,18 @@ def test_policy_in_reality_plays_the_episode_that_evaluation_would_see(worlds, f
 
 
 def test_hand_moves_in_the_units_of_the_task_beyond_the_demonstrated_range(worlds):
-    chunk_BKA = worlds.normalise(jnp.array([-1.0, 0.0, 1.0]))
-    back = STATISTICS.unnormalise(np.asarray(chunk_BKA))
+    chunk_BKA = worlds.normalize(jnp.array([-1.0, 0.0, 1.0]))
+    back = STATISTICS.unnormalize(np.asarray(chunk_BKA))
     np.testing.assert_allclose(back, np.broadcast_to([-1.0, 0.0, 1.0], back.shape), atol=1e-6)
     side, _ = worlds.start(8)
-    still, _ = worlds.step_real(side, worlds.normalise(jnp.zeros(3)))
+    still, _ = worlds.step_real(side, worlds.normalize(jnp.zeros(3)))
     np.testing.assert_allclose(still.state.physics.target, side.state.physics.target, atol=1e-6)
 
 
 def test_both_worlds_begin_with_one_frame_and_are_judged_at_every_action(worlds):
     real, imagined = worlds.start(8)
     np.testing.assert_array_equal(real.observation.frame_BHWC, imagined.observation.frame_BHWC)
-    actions = worlds.normalise(jnp.zeros(3))
+    actions = worlds.normalize(jnp.zeros(3))
     turns = [worlds.step_real(real, actions)[1]]
     turns += [worlds.step_imagined(imagined, actions, jax.random.key(1))[1] for _ in range(2)]
     for turn in turns:

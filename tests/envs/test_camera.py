@@ -122,9 +122,9 @@ def test_light_and_shadow_follow_lambert() -> None:
     pixels_HWC = np.asarray(Camera.from_model(model, "eye", 65, 65).render(*poses(data)))
     rgb, ambient, diffuse = np.array([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]])
     # The box hangs 0.5 m up, the light comes from the left: its shadow lies 0.375 m to the right.
-    pixels_per_metre = 65 / 2 / (2 * np.tan(np.deg2rad(25)))
-    in_shadow = 32 + round(0.375 * pixels_per_metre)
-    lit = 32 - round(0.375 * pixels_per_metre)
+    pixels_per_meter = 65 / 2 / (2 * np.tan(np.deg2rad(25)))
+    in_shadow = 32 + round(0.375 * pixels_per_meter)
+    lit = 32 - round(0.375 * pixels_per_meter)
     np.testing.assert_allclose(pixels_HWC[32, in_shadow], 255 * rgb * ambient, atol=0.51)
     np.testing.assert_allclose(
         pixels_HWC[32, lit], 255 * rgb * (ambient + 0.8 * diffuse), atol=0.51
@@ -142,7 +142,7 @@ def test_many_worlds_look_like_one_at_a_time() -> None:
     single = jax.jit(camera.render)
     for frame_HWC, world in zip(frames_BHWC, worlds, strict=True):
         difference = np.abs(np.int32(frame_HWC) - np.int32(single(*world)))
-        # Another order of float operations may flip a pixel on an edge, or round a colour.
+        # Another order of float operations may flip a pixel on an edge, or round a color.
         assert (difference > 1).mean() < 0.002
 
 

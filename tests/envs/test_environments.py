@@ -51,7 +51,7 @@ def test_start(name):
     frames = render(state)
     assert frames.shape == (8, SIZE, SIZE, 3) and frames.dtype == jnp.uint8
     assert not state.success.any() and not state.invalid.any()
-    assert set(np.unique(state.goal)) <= set(range(len(env.instructions)))
+    assert set(np.unique(state.instruction_id)) <= set(range(len(env.instructions)))
     assert env.horizon % env.chunk == 0
     np.testing.assert_array_equal(frames, render(reset(seeds)))
     assert len(np.unique(frames.reshape(8, -1), axis=0)) == 8
@@ -61,7 +61,7 @@ def test_start(name):
 def test_neither_play_nor_the_picture_knows_the_goal(name):
     env = make(name)
     state = jax.vmap(env.reset)(jnp.arange(8))
-    other = state.replace(goal=(state.goal + 1) % len(env.instructions))
+    other = state.replace(instruction_id=(state.instruction_id + 1) % len(env.instructions))
     keys = jax.random.split(jax.random.key(1), 8)
     play, render = jax.jit(jax.vmap(env.play)), jax.jit(jax.vmap(env.render))
     actions = play(state, keys)
@@ -85,7 +85,7 @@ def test_the_expert_solves_it(name):
 def test_episodes_are_functions_of_their_seed(name):
     first = demonstrations(name)
     again = jax.device_get(compiled_record(name)(jnp.arange(SEEDS)[::-1], 0.1, NEVER))
-    np.testing.assert_array_equal(first.goal_B, again.goal_B[::-1])
+    np.testing.assert_array_equal(first.instruction_id_B, again.instruction_id_B[::-1])
     np.testing.assert_allclose(first.actions_BTA[:, 0], again.actions_BTA[::-1, 0], atol=1e-5)
 
 

@@ -29,16 +29,16 @@ def datasets(tmp_path_factory):
         lambda seeds: record(env, expert_actor(env, 0.0), seeds, jax.random.key(0), 0.0)
     )
     seeds = np.arange(8)
-    films = {"demos": [expert(seeds)], "rollouts": [expert(seeds), play(seeds)]}
-    for name, parts in films.items():
+    videos = {"demos": [expert(seeds)], "rollouts": [expert(seeds), play(seeds)]}
+    for name, parts in videos.items():
         episodes = []
-        for number, film in enumerate(parts):
+        for number, video in enumerate(parts):
             episodes += from_arrays(
-                np.asarray(film.frames_BTHWC),
-                np.asarray(film.actions_BTA),
+                np.asarray(video.frames_BTHWC),
+                np.asarray(video.actions_BTA),
                 ["press the pad"] * 8,
-                np.asarray(film.success_B),
-                np.asarray(film.finish_step_B),
+                np.asarray(video.success_B),
+                np.asarray(video.finish_step_B),
                 seeds + 100 * number,
                 source="robot",
                 fps=20.0,

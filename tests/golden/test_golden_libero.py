@@ -32,7 +32,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def policy(golden, tmp_path_factory):
-    """A random policy beside the golden statistics and normalisation, imported as users do it."""
+    """A random policy beside the golden statistics and normalization, imported as users do it."""
     root = tmp_path_factory.mktemp("libero")
     weights = synthetic.tensors("policy", synthetic.BFLOAT16)
     source = synthetic.write_folder(root / "original", "policy", weights, shards=1)
@@ -52,7 +52,7 @@ def policy(golden, tmp_path_factory):
 
 
 def test_the_picture(policy, golden):
-    """JPEG, Lanczos, crop and both normalisations, at the golden file's size."""
+    """JPEG, Lanczos, crop and both normalizations, at the golden file's size."""
     tensors, _ = golden["preproc"]
     config = dataclasses.replace(policy.transform.config, size=len(tensors["out.resized"]))
     pixels = ImageTransform(config)(jnp.asarray(tensors["in.image"])[None])[0]
@@ -71,7 +71,7 @@ def test_the_words(policy, golden):
 def test_the_actions(policy, golden):
     """The suite's key finds the statistics of the data without idle steps; LIBERO's own gripper."""
     tensors, _ = golden["policy"]
-    actions = policy.statistics.unnormalise(tensors["out.rollout.normalized_actions"])
+    actions = policy.statistics.unnormalize(tensors["out.rollout.normalized_actions"])
     theirs = tensors["out.rollout.actions"].reshape(-1, 7)
     np.testing.assert_allclose(actions, theirs, rtol=0, atol=1e-6)
     for action in theirs:

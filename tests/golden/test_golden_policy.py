@@ -164,13 +164,13 @@ def test_golden_rollout(golden):
     classes = logits.argmax(-1)
     responses = np.asarray(classes).reshape(len(logits), -1) + config.action_token_begin
     np.testing.assert_array_equal(responses, golden["out.rollout.responses"])
-    normalised = action_tokens.decode(np.asarray(classes), config.n_action_classes)
+    normalized = action_tokens.decode(np.asarray(classes), config.n_action_classes)
     close(
-        normalised.reshape(-1, config.action_dim),
+        normalized.reshape(-1, config.action_dim),
         golden["out.rollout.normalized_actions"],
         1e-6,
     )
-    close(statistics(golden).unnormalise(normalised), golden["out.rollout.actions"], 1e-6)
+    close(statistics(golden).unnormalize(normalized), golden["out.rollout.actions"], 1e-6)
 
 
 def test_golden_fast_path_without_padding(golden):
@@ -194,17 +194,17 @@ def test_golden_action_tokens(golden):
 
 
 def statistics(golden):
-    """Quantiles and mask alone un-normalise; a file may lack the other numbers."""
+    """Quantiles and mask alone un-normalize; a file may lack the other numbers."""
     entry = golden.meta["norm_stats"][golden.meta["unnorm_key"]]["action"]
     return ActionStatistics.from_json(
         dict.fromkeys(("min", "max", "mean", "std"), entry["q01"]) | entry
     )
 
 
-def test_golden_unnormalise(golden):
-    normalised = golden["in.unnorm.normalized"]
-    close(statistics(golden).unnormalise(normalised), golden["out.unnorm.actions"], 1e-12)
-    in_jax = statistics(golden).unnormalise(jnp.asarray(normalised))
+def test_golden_unnormalize(golden):
+    normalized = golden["in.unnorm.normalized"]
+    close(statistics(golden).unnormalize(normalized), golden["out.unnorm.actions"], 1e-12)
+    in_jax = statistics(golden).unnormalize(jnp.asarray(normalized))
     largest = np.abs(golden["out.unnorm.actions"]).max()
     close(in_jax, golden["out.unnorm.actions"], 1e-6 * max(1.0, largest))
 
@@ -238,7 +238,7 @@ def test_golden_update(golden):
     """The original actor's update: loss, gradients, and the parameters after one AdamW step."""
     graphdef, params = nnx.split(golden.policy)
     advantage, old = golden["in.update.advantages"], golden["in.update.old_log_probs"]
-    actor, optimiser = golden.meta["actor_config"], golden.meta["optimiser"]
+    actor, optimizer = golden.meta["actor_config"], golden.meta["optimizer"]
     clips = actor["clip_ratio_low"], actor["clip_ratio_high"]
 
     def loss(params):
@@ -265,12 +265,12 @@ def test_golden_update(golden):
     check_gradients(golden, gradients)
 
     tx = optax.chain(
-        optax.clip_by_global_norm(optimiser["grad_clip"]),
+        optax.clip_by_global_norm(optimizer["grad_clip"]),
         optax.adamw(
-            optimiser["lr"],
-            *optimiser["betas"],
-            eps=optimiser["eps"],
-            weight_decay=optimiser["weight_decay"],
+            optimizer["lr"],
+            *optimizer["betas"],
+            eps=optimizer["eps"],
+            weight_decay=optimizer["weight_decay"],
         ),
     )
     updates, _ = tx.update(gradient, tx.init(params), params)

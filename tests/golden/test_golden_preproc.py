@@ -10,10 +10,10 @@ from wmpo_jax.data import jpeg
 from wmpo_jax.data.transforms import (
     ImageTransform,
     ImageTransformConfig,
-    centre_crop,
+    center_crop,
     lanczos3_resize,
     lanczos3_weights,
-    normalise_twice,
+    normalize_twice,
 )
 
 AREA = 0.9
@@ -70,14 +70,14 @@ def test_golden_resize_before_rounding(golden):
 )
 def test_golden_crop(golden, source, result):
     tensors, _ = golden
-    cropped = centre_crop(jnp.asarray(tensors[source])[None], AREA, size_of(tensors))[0]
+    cropped = center_crop(jnp.asarray(tensors[source])[None], AREA, size_of(tensors))[0]
     assert_same_pixels(cropped, tensors[f"out.{result}"])
 
 
 def test_golden_crop_before_truncation(golden):
     """Truncating x * 255.5 shows the float image to within one level and no more."""
     tensors, _ = golden
-    cropped = centre_crop(jnp.asarray(tensors["out.resized"])[None], AREA, size_of(tensors))[0]
+    cropped = center_crop(jnp.asarray(tensors["out.resized"])[None], AREA, size_of(tensors))[0]
     level = np.clip(tensors["out.cropped_float"], 0.0, 1.0) * 255.5 - np.asarray(cropped)
     assert level.min() > -1e-3 and level.max() < 1 + 1e-3
 
@@ -85,7 +85,7 @@ def test_golden_crop_before_truncation(golden):
 def test_golden_pixel_values(golden):
     tensors, metadata = golden
     means, stds = metadata["processor"]["mean"], metadata["processor"]["std"]
-    pixels = normalise_twice(jnp.asarray(tensors["out.cropped"])[None], means, stds)[0]
+    pixels = normalize_twice(jnp.asarray(tensors["out.cropped"])[None], means, stds)[0]
     theirs = np.moveaxis(tensors["out.pixel_values"], 0, -1)
     np.testing.assert_allclose(pixels, theirs, atol=1e-5)
 

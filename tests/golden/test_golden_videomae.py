@@ -1,4 +1,4 @@
-"""The success classifier against transformers 4.40.1 (`videomae_*.safetensors`)."""
+"""The reward model against transformers 4.40.1 (`videomae_*.safetensors`)."""
 
 import dataclasses
 
@@ -58,8 +58,8 @@ def test_golden_processor(golden):
     resized = pixels.resize_shortest_edge(clip, size)
     np.testing.assert_array_equal(resized, tensors["out.clip.resized_uint8"])
     close = {"rtol": 0, "atol": 1e-5}
-    normalised = model.preprocess(clip[None])
-    np.testing.assert_allclose(normalised, last(tensors["out.clip.imagenet_norm"]), **close)
+    normalized = model.preprocess(clip[None])
+    np.testing.assert_allclose(normalized, last(tensors["out.clip.imagenet_norm"]), **close)
     half = pixels.preprocess(
         clip[None], size, metadata["processor"]["half_mean"], metadata["processor"]["half_std"]
     )
@@ -73,9 +73,9 @@ def test_golden_processor_on_a_full_size_frame(golden):
     size = min(expected.shape[:2])
     resized = pixels.resize_shortest_edge(frame, size)
     np.testing.assert_array_equal(resized[0], expected)
-    normalised = pixels.preprocess(frame, size, model.config.image_mean, model.config.image_std)
+    normalized = pixels.preprocess(frame, size, model.config.image_mean, model.config.image_std)
     np.testing.assert_allclose(
-        normalised[None], last(tensors["out.frame256.imagenet_norm"]), rtol=0, atol=1e-5
+        normalized[None], last(tensors["out.frame256.imagenet_norm"]), rtol=0, atol=1e-5
     )
 
 

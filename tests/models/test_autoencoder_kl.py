@@ -24,9 +24,9 @@ def model() -> vae.AutoencoderKL:
 
 def discs(count: int, key: jax.Array) -> jax.Array:
     """uint8 frames of a dark disc of 3 pixels radius anywhere on a bright plane."""
-    centre = jax.random.uniform(key, (count, 2, 1, 1), minval=4.0, maxval=28.0)
+    center = jax.random.uniform(key, (count, 2, 1, 1), minval=4.0, maxval=28.0)
     rows, columns = jnp.mgrid[:32, :32]
-    inside = (rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2 < 9.0
+    inside = (rows - center[:, 0]) ** 2 + (columns - center[:, 1]) ** 2 < 9.0
     plane, disc = jnp.array([200, 190, 170]), jnp.array([30, 60, 160])
     return jnp.where(inside[..., None], disc, plane).astype(jnp.uint8)
 
@@ -54,7 +54,7 @@ def test_pixel_ranges_and_truncation():
     every = jnp.arange(256, dtype=jnp.uint8)
     in_range = vae.to_model_range(every)
     assert in_range[0] == -1.0 and in_range[-1] == 1.0
-    # The middle of a grey level survives; a value just below the next level is cut, not rounded.
+    # The middle of a gray level survives; a value just below the next level is cut, not rounded.
     np.testing.assert_array_equal(vae.to_uint8(in_range + 0.5 / 127.5), np.arange(256))
     np.testing.assert_array_equal(vae.to_uint8(jnp.array([-3.0, 3.0, 0.9999])), [0, 255, 254])
 
@@ -67,7 +67,7 @@ def test_fast_upsampling_is_nearest_then_convolution():
     np.testing.assert_allclose(upsample(x), upsample.conv(doubled), atol=1e-5)
 
 
-def test_space_to_depth_keeps_neighbours_together():
+def test_space_to_depth_keeps_neighbors_together():
     x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     folded = space_to_depth(x, 2)
     np.testing.assert_array_equal(folded[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))

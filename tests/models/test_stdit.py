@@ -32,16 +32,16 @@ denoise = nnx.jit(STDiT.denoise, static_argnums=(5, 6))
 
 
 @functools.cache
-def initialise(config: STDiTConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def initialize(config: STDiTConfig) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.jit(lambda: STDiT(config, rngs=nnx.Rngs(0)))())
 
 
 def build(config: STDiTConfig) -> STDiT:
-    return nnx.merge(*initialise(config), copy=True)
+    return nnx.merge(*initialize(config), copy=True)
 
 
 def awake(config: STDiTConfig) -> STDiT:
-    """A model whose zero-initialised projections are random too."""
+    """A model whose zero-initialized projections are random too."""
     model = build(config)
     rng = np.random.default_rng(1)
     state = nnx.state(model, nnx.Param)

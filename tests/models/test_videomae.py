@@ -75,7 +75,7 @@ def test_resize_is_pillows(height, width, size):
     np.testing.assert_array_equal(ours, np.asarray(expected))
 
 
-def test_preprocess_at_native_size_only_normalises(model):
+def test_preprocess_at_native_size_only_normalizes(model):
     video = frames(1, 2, 32, 32, 3)
     np.testing.assert_allclose(model.preprocess(video), video / 127.5 - 1.0, atol=1e-6)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.parity.layers import assert_close, both, recorded
-from wmpo_jax.conversion import oracles
+from wmpo_jax.conversion import reference_models
 
 
 def stages(coder):
@@ -23,7 +23,7 @@ def stages(coder):
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_every_stage(part, changes):
     ours, weights = both("autoencoder", seed=7, **changes)
-    theirs = oracles.autoencoder(weights, ours.config)
+    theirs = reference_models.autoencoder(weights, ours.config)
     channels = 3 if part == "encoder" else ours.config.latent_channels
     x_BHWC = np.random.default_rng(8).normal(size=(2, 16, 16, channels)).astype(np.float32)
     x_BCHW = torch.from_numpy(x_BHWC).permute(0, 3, 1, 2)
@@ -38,7 +38,7 @@ def test_every_stage(part, changes):
 
 def test_posterior_and_decoded_image():
     ours, weights = both("autoencoder", seed=9)
-    theirs = oracles.autoencoder(weights, ours.config)
+    theirs = reference_models.autoencoder(weights, ours.config)
     image_BHWC = np.random.default_rng(10).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     posterior = theirs.encode(torch.from_numpy(image_BHWC).permute(0, 3, 1, 2)).latent_dist
     for mine, other in zip(

@@ -9,7 +9,7 @@ import torch
 
 from tests.conversion import synthetic
 from tests.parity.layers import assert_close, both, recorded
-from wmpo_jax.conversion import oracles
+from wmpo_jax.conversion import reference_models
 
 POLICY = synthetic.CONFIGS["policy"]
 
@@ -23,10 +23,10 @@ def test_every_block(tower, changes):
     policy, weights = both("policy", seed=3, **sizes)
     ours = getattr(policy, tower)
     prefix, build = {
-        "dino": ("featurizer", oracles.dinov2),
-        "siglip": ("fused_featurizer", oracles.siglip),
+        "dino": ("featurizer", reference_models.dinov2),
+        "siglip": ("fused_featurizer", reference_models.siglip),
     }[tower]
-    theirs = build(oracles.under(weights, f"vision_backbone.{prefix}."), ours.config)
+    theirs = build(reference_models.under(weights, f"vision_backbone.{prefix}."), ours.config)
     size = ours.config.image_size
     image_BHWC = np.random.default_rng(4).normal(size=(2, size, size, 3)).astype(np.float32)
     blocks = theirs.encoder.layer if tower == "dino" else theirs.encoder.layers

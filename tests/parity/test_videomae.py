@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from tests.parity.layers import assert_close, both, recorded
-from wmpo_jax.conversion import oracles
+from wmpo_jax.conversion import reference_models
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_heads": 4, "num_labels": 5, "image_size": 48}])
 def test_every_layer(changes):
     ours, weights = both("reward", seed=5, **changes)
     config = ours.config
-    theirs = oracles.videomae(weights, config)
+    theirs = reference_models.videomae(weights, config)
     shape = (2, config.num_frames, config.image_size, config.image_size, 3)
     pixels_BTHWC = np.random.default_rng(6).normal(size=shape).astype(np.float32)
     with recorded([theirs.videomae.embeddings, *theirs.videomae.encoder.layer]) as layers:

@@ -46,7 +46,7 @@ def fake_workdir(path: Path) -> Path:
 
 
 def fake_outcomes() -> dict[str, np.ndarray]:
-    """Of the three starts that are filmed."""
+    """Of the three starts that are recorded."""
     base, wmpo = np.array([False, True, True]), np.array([True, True, False])
     return {"seeds": np.arange(3), "base_greedy": base, "wmpo_greedy": wmpo}
 

@@ -74,7 +74,7 @@ def test_same_workdir_gives_the_same_page(workdir, page_text):
     assert page.read_text() == page_text
 
 
-def test_plots_take_their_colours_from_the_page(page_text):
+def test_plots_take_their_colors_from_the_page(page_text):
     drawn = re.findall("<svg.*?</svg>", page_text, flags=re.DOTALL)
     assert len(drawn) == 3 + 2 + 6 + 5  # at a glance, bars, three losses with norms, improve
     assert "var(--better)" in page_text and not re.search("#0[1-5]0[1-5]0[1-5]", page_text)
@@ -120,18 +120,22 @@ def test_result_table_counts_what_each_policy_cost(workdir):
     assert lines[0].endswith("n   real  imagined  minutes")
     assert lines[2] == "base, greedy        30.3  27.5-33.2  1 024    384         0      2.0"
     assert lines[3] == "WMPO, greedy        80.4  77.8-82.7  1 024  9 024     3 072     11.3"
-    assert [real_episodes(record, p) for p in ("base", "online", "wmpo")] == [384, 512, 9024]
+    assert [real_episodes(record, p) for p in ("base", "grpo_on_rollouts", "wmpo")] == [
+        384,
+        512,
+        9024,
+    ]
     assert minutes(record, "base") == pytest.approx((39.0 + 78.2) / 60)
-    assert minutes(record, "online") is None
+    assert minutes(record, "grpo_on_rollouts") is None
 
 
-def test_online_baseline_joins_the_table_but_not_the_headline(tmp_path):
+def test_grpo_on_rollouts_joins_the_table_but_not_the_headline(tmp_path):
     counts = {"successes": 590, "n": 1024}
     write_json(tmp_path / "stages" / "evaluate.json", fake_results()["evaluate"])
     best = {"epochs": 2, "greedy": counts, "sampled": counts}
-    write_json(tmp_path / "stages" / "online.json", {"seconds": 9.0, "best": best})
+    write_json(tmp_path / "stages" / "grpo_on_rollouts.json", {"seconds": 9.0, "best": best})
     record = read_run(tmp_path)
-    assert "online GRPO, greedy        57.6" in result_table(record).as_text()
+    assert "GRPO on the rollouts, greedy        57.6" in result_table(record).as_text()
     assert [bar["kind"] for bar in headline(record)["bars"] if bar["hero"]] == ["base", "wmpo"]
 
 

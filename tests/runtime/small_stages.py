@@ -98,7 +98,7 @@ def reinforce(setting: Setting) -> None:
         return spread_whole(setting.mesh, np.repeat(np.arange(8) % BUTTONS, GROUP))
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS))
-    grpo_loop.optimise("reinforce", params, family, sample, starts, recipe(iterations=4), setting)
+    grpo_loop.optimize("reinforce", params, family, sample, starts, recipe(iterations=4), setting)
 
 
 def simulate(setting: Setting) -> None:

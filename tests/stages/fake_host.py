@@ -24,9 +24,9 @@ class Lifts:
     def __init__(self) -> None:
         self.waves: list[list[int]] = []
         self.executed: list[np.ndarray] = []
-        self.films: set[bool] = set()
+        self.videos: set[bool] = set()
 
-    def goals(self, starts_B: np.ndarray) -> np.ndarray:
+    def instruction_ids(self, starts_B: np.ndarray) -> np.ndarray:
         return (np.abs(starts_B) % 2).astype(np.int32)
 
     def held_out(self, start: int, count: int) -> np.ndarray:
@@ -34,13 +34,13 @@ class Lifts:
 
     def reset(self, starts_B: np.ndarray) -> Observation:
         self.waves.append(starts_B.tolist())
-        self._goal_B: Any = self.goals(starts_B)
+        self._goal_B: Any = self.instruction_ids(starts_B)
         self._begin_B = self._level_B = np.abs(starts_B) % 50.0
         return self._see()
 
-    def step(self, actions_BKA: np.ndarray, films: bool) -> tuple[Observation, ChunkOutcome]:
+    def step(self, actions_BKA: np.ndarray, videos: bool) -> tuple[Observation, ChunkOutcome]:
         self.executed.append(actions_BKA)
-        self.films.add(films)
+        self.videos.add(videos)
         level_BK: Any = self._level_B[:, None] + actions_BKA[..., 0].cumsum(axis=1)
         self._level_B = level_BK[:, -1]
         outcome = ChunkOutcome(
@@ -60,7 +60,7 @@ class Lifts:
         return {"replaced_workers": 0}
 
     def _see(self) -> Observation:
-        return Observation(frame_BHWC=self._draw(self._level_B), goal_B=self._goal_B)
+        return Observation(frame_BHWC=self._draw(self._level_B), instruction_id_B=self._goal_B)
 
     def _draw(self, level: np.ndarray) -> Any:
         return np.broadcast_to(

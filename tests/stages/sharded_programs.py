@@ -82,7 +82,7 @@ def small_policy(setting: Setting) -> agents.PolicyFamily:
     return replace(family, build=build, graphdef=nnx.graphdef(nnx.eval_shape(build)))
 
 
-def films(setting: Setting) -> np.ndarray:
+def videos(setting: Setting) -> np.ndarray:
     """uint8 noise, [E, T, H, W, 3]."""
     size, length = setting.env.image_size, setting.env.horizon + 1
     shape = (EPISODES, length, size, size, 3)
@@ -115,9 +115,9 @@ def train(setting, build, loss, optimizer, data, averaged=False, accumulate=1):
 def run_sft(setting):
     family = small_policy(setting)
     data = {
-        "frame_XHWC": films(setting)[:, 0],
+        "frame_XHWC": videos(setting)[:, 0],
         "chunk_XKA": actions(setting, EPISODES, setting.env.chunk),
-        "goal_X": np.zeros(EPISODES, np.int32),
+        "instruction_id_X": np.zeros(EPISODES, np.int32),
     }
 
     def loss(graph, params, data, key, now):
@@ -145,7 +145,7 @@ def run_world_model(setting):
 
 
 def run_autoencoder(setting):
-    data = {name: films(setting) for name in autoencoder.SOURCES}
+    data = {name: videos(setting) for name in autoencoder.SOURCES}
 
     def loss(graph, params, data, key, now):
         return autoencoder._loss(graph, setting, params, data, key)
@@ -155,10 +155,10 @@ def run_autoencoder(setting):
 
 
 def run_reward(setting):
-    data = {f"{source}_ETHWC": films(setting) for source in reward.SOURCES}
+    data = {f"{source}_ETHWC": videos(setting) for source in reward.SOURCES}
     data["success_E"] = np.arange(EPISODES) % 2 == 0
     data["finish_step_E"] = np.full(EPISODES, 3, np.int32)
-    data["goal_E"] = np.zeros(EPISODES, np.int32)
+    data["instruction_id_E"] = np.zeros(EPISODES, np.int32)
 
     def loss(graph, params, data, key, now):
         return reward._loss(graph, setting, params, data, key)
@@ -173,7 +173,7 @@ def run_imagination(setting):
     _, params = training.create(setting.mesh, family.build)
     graph, world = training.create(setting.mesh, lambda: world_model._network(setting))
     video_graph, video = training.create(setting.mesh, lambda: autoencoder._network(setting, 1.0))
-    judge_graph, judge = training.create(setting.mesh, lambda: reward._network(setting))
+    reward_graphdef, reward_model = training.create(setting.mesh, lambda: reward._network(setting))
     section = setting.config.world_model
     frozen = meshes.replicate(
         setting.mesh,
@@ -186,11 +186,11 @@ def run_imagination(setting):
                 steps=2,
                 image_size=setting.env.image_size,
             ),
-            agents.VideoJudge(judge, judge_graph, setting.config.reward.window),
+            agents.VideoRewardModel(reward_model, reward_graphdef, setting.config.reward.window),
             jnp.float32(0.5),
         ),
     )
-    start = Observation(jnp.asarray(films(setting)[:, 0]), jnp.zeros(EPISODES, jnp.int32))
+    start = Observation(jnp.asarray(videos(setting)[:, 0]), jnp.zeros(EPISODES, jnp.int32))
 
     @jax.jit
     def imagine(params, frozen, start, key):

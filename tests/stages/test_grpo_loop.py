@@ -26,7 +26,9 @@ class Buttons:
 
     def reset(self, start, key):
         frame = start[:, None, None, None].astype(jnp.uint8)
-        return start, Observation(frame_BHWC=frame, goal_B=jnp.zeros(len(start), jnp.int32))
+        return start, Observation(
+            frame_BHWC=frame, instruction_id_B=jnp.zeros(len(start), jnp.int32)
+        )
 
     def step(self, state, actions_BKA, key):
         solved = actions_BKA[:, :, 0] == state[:, None]
@@ -40,12 +42,14 @@ class Buttons:
 class Table:
     """A policy that is a table of logits, with the one call of a PolicyFamily that GRPO makes."""
 
-    def logits_of_frames(self, params, frames_BHWC, goal_B):
+    def logits_of_frames(self, params, frames_BHWC, instruction_id_B):
         return params[frames_BHWC[:, 0, 0, 0]][:, None, None]
 
     def policy(self, params):
         def act(observation, key):
-            logits = self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
+            logits = self.logits_of_frames(
+                params, observation.frame_BHWC, observation.instruction_id_B
+            )
             tokens = jax.random.categorical(key, logits)
             log_probs, _ = token_log_probs(logits, tokens, 1.0)
             return PolicyOutput(
@@ -95,7 +99,7 @@ def learn(folder, params=None, lit=True, **changes):
         return jnp.asarray(np.repeat(buttons + batch * 0, GROUP))
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS)) if params is None else params
-    state, _ = grpo_loop.optimise(
+    state, _ = grpo_loop.optimize(
         "improve", params, family, sample, starts, recipe(**changes), setting(folder)
     )
     return state

@@ -7,7 +7,7 @@ import numpy as np
 from wmpo_jax.stages import training
 
 
-def test_stacked_layers_are_orthogonalised_one_by_one():
+def test_stacked_layers_are_orthogonalized_one_by_one():
     kernels = jax.random.normal(jax.random.key(0), (3, 8, 16))
     grads = {"pairs": jax.random.normal(jax.random.key(1), (3, 8, 16)) * 1e-3}
     together = training.muon(0.1, 100, stacked="pairs")

@@ -30,9 +30,11 @@ class Steady:
 
     def policy(self, params: Any, temperature: float, greedy: bool = False) -> Any:
         def act(observation: Any, key: jax.Array) -> PolicyOutput:
-            batch = len(observation.goal_B)
+            batch = len(observation.instruction_id_B)
             self.batches.add(batch)
-            actions = jnp.full((batch, 4, 7), params) + 0.01 * observation.goal_B[:, None, None]
+            actions = (
+                jnp.full((batch, 4, 7), params) + 0.01 * observation.instruction_id_B[:, None, None]
+            )
             tokens = jnp.zeros((batch, 4, 7), jnp.int32)
             return PolicyOutput(tokens_BKA=tokens, actions_BKA=actions, log_probs_BKA=actions)
 
@@ -55,7 +57,7 @@ def test_episodes_come_back_in_the_order_of_their_starts(setting):
     assert family.batches == {3}  # compiled once; the filling is not simulated
     assert {len(actions) for actions in setting.env.executed} == {3, 2}
     np.testing.assert_array_equal(played.frames_BTHWC[:, 0, 0, 0, 0], STARTS)
-    np.testing.assert_array_equal(played.goal_B, STARTS % 2)
+    np.testing.assert_array_equal(played.instruction_id_B, STARTS % 2)
     assert played.frames_BTHWC.shape == (7, 9, 4, 4, 3)
     # 0.25 of [-1.96, 1.96] is 0.49 a step: 8 steps do not reach 4, and 0.26 does (4.08).
     np.testing.assert_array_equal(played.success_B, STARTS % 2 == 1)
@@ -64,8 +66,8 @@ def test_episodes_come_back_in_the_order_of_their_starts(setting):
 
 def test_frames_nobody_asked_for_are_neither_drawn_nor_kept(setting):
     family: Any = Steady()
-    played = make_player(setting, family)(0.5, STARTS, jax.random.key(0), films=False)
-    assert setting.env.films == {False}
+    played = make_player(setting, family)(0.5, STARTS, jax.random.key(0), videos=False)
+    assert setting.env.videos == {False}
     assert played.frames_BTHWC.shape == (7, 1, 4, 4, 3)
     assert played.success_B.all()
 
@@ -80,7 +82,7 @@ def test_statistics_of_a_checkpoint_come_before_those_of_the_demonstrations(sett
 def test_first_frames_are_those_of_the_starts(setting):
     seen = first_frames(setting)(STARTS)
     np.testing.assert_array_equal(seen.frame_BHWC[:, 0, 0, 0], STARTS)
-    np.testing.assert_array_equal(seen.goal_B, STARTS % 2)
+    np.testing.assert_array_equal(seen.instruction_id_B, STARTS % 2)
 
 
 def test_evaluation_gets_the_stored_states_and_nobody_else(setting):

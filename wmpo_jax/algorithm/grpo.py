@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation as WMPO uses it: pure functions of arrays.
+"""Group-relative policy optimization as WMPO uses it: pure functions of arrays.
 
 G groups of M episodes share a start; episodes are ordered group by group (B = G*M).
 X counts the action tokens of an episode (X = N*K*A), in the order of execution.

@@ -1,7 +1,7 @@
 """The learned world as `Dynamics`: world model for the pixels, reward model for the verdict.
 
 The loop of the reference (wmpo fact sheet 3.7): the history stays in latent space (predicted
-latents are fed back, never re-encoded); the policy and the judge see decoded uint8 pixels.
+latents are fed back, never re-encoded); the policy and the reward model see decoded uint8 pixels.
 """
 
 from typing import Protocol
@@ -33,7 +33,7 @@ class RewardModel(Protocol):
 
     window: int
 
-    def score(self, frames_BTHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
+    def score(self, frames_BTHWC: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
         """float32_BK, K = T - window + 1: probability that the goal holds in the window's end."""
         ...
 
@@ -43,7 +43,7 @@ class ImaginedState(struct.PyTreeNode):
 
     history_BThwc: jax.Array
     recent_BTHWC: jax.Array
-    goal_B: jax.Array
+    instruction_id_B: jax.Array
     solved_B: jax.Array
     step: jax.Array
 
@@ -67,11 +67,11 @@ class ImaginedDynamics:
     def reset(self, start: Observation, key: jax.Array) -> tuple[ImaginedState, Observation]:
         first_B1HWC = start.frame_BHWC[:, None]
         latent_B1hwc = self.world_model.encode(first_B1HWC, key)
-        batch = start.goal_B.shape[0]
+        batch = start.instruction_id_B.shape[0]
         return ImaginedState(
             history_BThwc=jnp.repeat(latent_B1hwc, self.world_model.history, axis=1),
             recent_BTHWC=jnp.repeat(first_B1HWC, self.reward_model.window - 1, axis=1),
-            goal_B=start.goal_B,
+            instruction_id_B=start.instruction_id_B,
             solved_B=jnp.zeros(batch, bool),
             step=jnp.int32(0),
         ), start
@@ -82,31 +82,35 @@ class ImaginedDynamics:
         chunk = actions_BKA.shape[1]
         latents_BKhwc = self.world_model.predict(state.history_BThwc, actions_BKA, key)
         frames_BKHWC = self.world_model.decode(latents_BKhwc)
-        film_BTHWC = jnp.concatenate([state.recent_BTHWC, frames_BKHWC], axis=1)
-        success_BK = self._verdict(film_BTHWC, state)
+        video_BTHWC = jnp.concatenate([state.recent_BTHWC, frames_BKHWC], axis=1)
+        success_BK = self._verdict(video_BTHWC, state)
         history = jnp.concatenate([state.history_BThwc, latents_BKhwc], axis=1)
         state = state.replace(
             history_BThwc=history[:, -self.world_model.history :],
-            recent_BTHWC=film_BTHWC[:, chunk:],
+            recent_BTHWC=video_BTHWC[:, chunk:],
             solved_B=success_BK[:, -1],
             step=state.step + chunk,
         )
         outcome = ChunkOutcome(
             frames_BKHWC=frames_BKHWC,
             success_BK=success_BK,
-            invalid_B=jnp.zeros(state.goal_B.shape, bool),
+            invalid_B=jnp.zeros(state.instruction_id_B.shape, bool),
         )
-        return state, Observation(frame_BHWC=frames_BKHWC[:, -1], goal_B=state.goal_B), outcome
+        return (
+            state,
+            Observation(frame_BHWC=frames_BKHWC[:, -1], instruction_id_B=state.instruction_id_B),
+            outcome,
+        )
 
-    def _verdict(self, film_BTHWC: jax.Array, state: ImaginedState) -> jax.Array:
+    def _verdict(self, video_BTHWC: jax.Array, state: ImaginedState) -> jax.Array:
         """bool_BK: the first window over the threshold ends the episode; later frames keep it."""
-        hit_BK = self.reward_model.score(film_BTHWC, state.goal_B) >= self.threshold
+        hit_BK = self.reward_model.score(video_BTHWC, state.instruction_id_B) >= self.threshold
         executed_K = state.step + 1 + jnp.arange(hit_BK.shape[1])
         hit_BK &= executed_K >= self.min_step
         return state.solved_B[:, None] | (jnp.cumsum(hit_BK, axis=1) > 0)
 
 
-def film(
+def imagine_video(
     world_model: WorldModel, first_BHWC: jax.Array, actions_BNKA: jax.Array, key: jax.Array
 ) -> jax.Array:
     """Imagined frames [B, 1 + N * K, H, W, C] of known actions, the real first frame in front."""

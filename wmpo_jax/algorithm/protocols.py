@@ -1,4 +1,4 @@
-"""The few calls that the algorithm makes of a policy, of a world and of a judge.
+"""The few calls that the algorithm makes of a policy, of a world and of a reward model.
 
 Reality (MJX) and imagination (world model + reward model) both answer `Dynamics`; whoever holds an
 `Observation` cannot tell which of the two made it.
@@ -22,11 +22,11 @@ class Observation(struct.PyTreeNode):
 
     Attributes:
       frame_BHWC: uint8 pixels, 0..255.
-      goal_B: int32 index into the task's tuple of instructions.
+      instruction_id_B: int32 index into the task's tuple of instructions.
     """
 
     frame_BHWC: jax.Array
-    goal_B: jax.Array
+    instruction_id_B: jax.Array
 
 
 class ChunkOutcome(struct.PyTreeNode):
@@ -44,7 +44,7 @@ class ChunkOutcome(struct.PyTreeNode):
 
 
 class Dynamics(Protocol):
-    """A vectorised world. `start` is a pytree with leading axis B (seeds or first frames)."""
+    """A vectorized world. `start` is a pytree with leading axis B (seeds or first frames)."""
 
     def reset(self, start: Any, key: jax.Array) -> tuple[Any, Observation]: ...
 
@@ -58,7 +58,7 @@ class PolicyOutput(struct.PyTreeNode):
 
     Attributes:
       tokens_BKA: int32 action classes, 0..V-1.
-      actions_BKA: float32 normalised actions in [-1, 1] (bin centres).
+      actions_BKA: float32 normalized actions in [-1, 1] (bin centers).
       log_probs_BKA: float32 log-probabilities of `tokens_BKA` at the sampling temperature.
     """
 

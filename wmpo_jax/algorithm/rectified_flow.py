@@ -137,7 +137,7 @@ def chunk_loss(
 ) -> jax.Array:
     """Per-sample loss (B,) of the chunk's frames alone, for either way of speaking.
 
-    No frame or pixel weighs more because of how it turned out: such weights make the minimiser
+    No frame or pixel weighs more because of how it turned out: such weights make the minimizer
     believe in the rare outcome (an optimistic world model, which GRPO then exploits).
     `newest_BHWC` is the last history frame as the network saw it.
     """

@@ -46,14 +46,14 @@ def rollout_on_host(
     start: Any,
     key: jax.Array,
     num_chunks: int,
-    films: bool = True,
+    videos: bool = True,
 ) -> Trajectory:
     """`rollout` as a Python loop, for a world that cannot live inside jit. Same keys, same shape.
 
     Args:
       policy: compiled by the caller.
       dynamics: its arrays may be NumPy's.
-      films: False keeps the first frame only; hours of video do not fit into memory.
+      videos: False keeps the first frame only; hours of video do not fit into memory.
     """
     reset_key, scan_key = jax.random.split(key)
     state, first = dynamics.reset(start, reset_key)
@@ -62,7 +62,7 @@ def rollout_on_host(
         policy_key, world_key = jax.random.split(chunk_key)
         choice = policy(observation, policy_key)
         state, observation, outcome = dynamics.step(state, choice.actions_BKA, world_key)
-        kept = outcome.frames_BKHWC if films else outcome.frames_BKHWC[:, :0]
+        kept = outcome.frames_BKHWC if videos else outcome.frames_BKHWC[:, :0]
         history.append((choice, outcome.replace(frames_BKHWC=kept)))
     choices, outcomes = jax.tree.map(lambda *leaves: np.stack(leaves), *history)
     return _to_trajectory(first, choices, outcomes)
@@ -71,7 +71,7 @@ def rollout_on_host(
 def replay(
     actions_BNKA: jax.Array, dynamics: Dynamics, start: Any, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Executes recorded normalised chunks: (frames_BTHWC uint8, success_B bool, finish_step_B)."""
+    """Executes recorded normalized chunks: (frames_BTHWC uint8, success_B bool, finish_step_B)."""
     reset_key, scan_key = jax.random.split(key)
     state, first = dynamics.reset(start, reset_key)
 
@@ -83,14 +83,14 @@ def replay(
     keys = jax.random.split(scan_key, actions_BNKA.shape[1])
     _, outcomes = jax.lax.scan(one_chunk, state, (actions_BNKA.swapaxes(0, 1), keys))
     success_B, finish_step_B = first_success(_join(outcomes.success_BK))
-    return _film(first, outcomes), success_B, finish_step_B
+    return _video(first, outcomes), success_B, finish_step_B
 
 
 def _join(scanned_NBK: jax.Array) -> jax.Array:
     return rearrange(scanned_NBK, "n b k ... -> b (n k) ...")
 
 
-def _film(first: Observation, outcomes: ChunkOutcome) -> jax.Array:
+def _video(first: Observation, outcomes: ChunkOutcome) -> jax.Array:
     return jnp.concatenate([first.frame_BHWC[:, None], _join(outcomes.frames_BKHWC)], axis=1)
 
 
@@ -100,11 +100,11 @@ def _to_trajectory(first: Observation, choices: PolicyOutput, outcomes: ChunkOut
     success_BT = _join(outcomes.success_BK) & ~invalid_B[:, None]
     success_B, finish_step_B = first_success(success_BT)
     return Trajectory(
-        frames_BTHWC=_film(first, outcomes),
+        frames_BTHWC=_video(first, outcomes),
         tokens_BNKA=choices.tokens_BKA,
         actions_BNKA=choices.actions_BKA,
         log_probs_BNKA=choices.log_probs_BKA,
-        goal_B=first.goal_B,
+        instruction_id_B=first.instruction_id_B,
         success_B=success_B,
         finish_step_B=finish_step_B,
         invalid_B=invalid_B,

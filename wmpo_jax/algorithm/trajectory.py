@@ -11,9 +11,9 @@ class Trajectory(struct.PyTreeNode):
     Attributes:
       frames_BTHWC: uint8 pixels; frame t is what was seen before action t.
       tokens_BNKA: int32 action classes.
-      actions_BNKA: float32 normalised actions in [-1, 1].
+      actions_BNKA: float32 normalized actions in [-1, 1].
       log_probs_BNKA: float32 log-probabilities of the tokens when they were sampled.
-      goal_B: int32 index of the spoken instruction.
+      instruction_id_B: int32 index of the spoken instruction.
       success_B: bool.
       finish_step_B: int32 number of actions executed when success first held; N*K without success.
       invalid_B: bool, the physics produced a NaN (counts as a failure).
@@ -23,7 +23,7 @@ class Trajectory(struct.PyTreeNode):
     tokens_BNKA: jax.Array
     actions_BNKA: jax.Array
     log_probs_BNKA: jax.Array
-    goal_B: jax.Array
+    instruction_id_B: jax.Array
     success_B: jax.Array
     finish_step_B: jax.Array
     invalid_B: jax.Array

@@ -13,7 +13,7 @@ from wmpo_jax.conversion import store, torch_files
 from wmpo_jax.conversion.foreign import TORCH_SUFFIXES
 from wmpo_jax.conversion.importing import common_dtype
 from wmpo_jax.conversion.kinds import Entry, by_path
-from wmpo_jax.conversion.summary import Summary, summarise
+from wmpo_jax.conversion.summary import Summary, summarize
 from wmpo_jax.runtime.files import claimed, new_folder, save_json
 
 SHARD_BYTES = 5 * 10**9  # as Hugging Face cuts them
@@ -57,7 +57,7 @@ def export_checkpoint(source: store.Store, target: Path, shard_bytes: int = SHAR
             store.copy_assets(source.folder / store.ASSETS, folder)
     live = {entry.name for entry in source.kind.entries(source.config)}
     missing = source.kind.dead(source.config).keys() - tensors.keys()
-    return summarise(tensors, live, sorted(missing))
+    return summarize(tensors, live, sorted(missing))
 
 
 def outgoing(source: store.Store) -> dict[str, Outgoing]:

@@ -12,7 +12,7 @@ import numpy as np
 from wmpo_jax.conversion import store, variants
 from wmpo_jax.conversion.foreign import FLOATS, ForeignWeights
 from wmpo_jax.conversion.kinds import Entry, Kind, by_path
-from wmpo_jax.conversion.summary import Summary, summarise
+from wmpo_jax.conversion.summary import Summary, summarize
 from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
@@ -48,7 +48,7 @@ def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
             store.write_arrays(folder / store.UNUSED, unused)
         store.copy_assets(source, folder / store.ASSETS)
         store.write_record(folder, kind, foreign.infos)
-    return summarise(foreign.infos, live, missing)
+    return summarize(foreign.infos, live, missing)
 
 
 def check_tensors(kind: Kind, config, foreign: ForeignWeights) -> list[str]:

@@ -7,8 +7,8 @@
     history = world.encode(frames_BTHWC, key)                 # 4 frames
     frames_BKHWC = world.decode(world.predict(history, actions_BKA, key))
 
-    judge = load_reward_model("checkpoints/coffee_rm", threshold=0.82)
-    complete_B, finish_step_B = judge(video_BTHWC)
+    reward model = load_reward_model("checkpoints/coffee_rm", threshold=0.82)
+    complete_B, finish_step_B = reward model(video_BTHWC)
 
 All arrays stay on the device, and all three can be passed to `jax.jit`'s functions: parameters are
 their leaves.
@@ -57,7 +57,7 @@ class Policy(struct.PyTreeNode):
           instructions: one per frame, such as "insert the square into the stick".
 
         Returns:
-          actions_BKA: float32, un-normalised by the statistics of the checkpoint.
+          actions_BKA: float32, un-normalized by the statistics of the checkpoint.
         """
         prompt_BL, length_B = self.tokenizer.encode_batch(instructions)
         same_length = bool((length_B == length_B[0]).all())
@@ -65,8 +65,8 @@ class Policy(struct.PyTreeNode):
             self, frames_BHWC, prompt_BL, None if same_length else length_B
         )
         classes = jnp.argmax(logits_BKAV, axis=-1)
-        normalised = action_tokens.decode(classes, logits_BKAV.shape[-1])
-        return jnp.asarray(self.statistics.unnormalise(normalised))
+        normalized = action_tokens.decode(classes, logits_BKAV.shape[-1])
+        return jnp.asarray(self.statistics.unnormalize(normalized))
 
     def logits(
         self, frames_BHWC: jax.Array, prompt_BL: jax.Array, length_B: jax.Array | None = None
@@ -110,7 +110,7 @@ class WorldModel(struct.PyTreeNode):
         Args:
           history_BThwc: the last `history` frames' latents; an episode begins with copies of its
             first frame.
-          actions_BKA: normalised actions in [-1, 1], the gripper as the policy gave it.
+          actions_BKA: normalized actions in [-1, 1], the gripper as the policy gave it.
         """
         network = nnx.merge(self.graphdef, self.params)
         pixels = history_BThwc.shape[2] * self._video().config.downsampling
@@ -149,7 +149,7 @@ class RewardModel(struct.PyTreeNode):
             min_steps=self.min_steps,
         )
 
-    def score(self, frames_BTHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
+    def score(self, frames_BTHWC: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
         """Success probability of every window, float32 [B, T - window + 1]; there is one goal."""
         network = nnx.merge(self.graphdef, self.params)
         return jax.nn.sigmoid(score_windows(network, frames_BTHWC)[..., 1])
@@ -170,7 +170,7 @@ def load_policy(
     Args:
       folder: made by `convert import --kind=policy`; its assets hold tokenizer.json, the
         statistics and, if the original had it, preprocessor_config.json.
-      unnorm_key: which statistics un-normalise actions; needed when there are several.
+      unnorm_key: which statistics un-normalize actions; needed when there are several.
       dtype, param_dtype: of computation and of the parameters.
       place: sharding of each parameter, see `spread_over`; None: the default device.
       lanczos_resize: as for imagined frames; False for 256-pixel simulator frames, as WMPO does.
@@ -215,7 +215,7 @@ def load_reward_model(
     param_dtype: Any = jnp.float32,
     place: Place | None = None,
 ) -> RewardModel:
-    """A released success classifier; WMPO's thresholds: coffee 0.82, stack_three 0.66,
+    """A released reward model; WMPO's thresholds: coffee 0.82, stack_three 0.66,
     three_piece_assembly 0.62, square 0.96."""
     store = _open(folder, "reward")
     graphdef, params = _network(store, dtype, param_dtype, place)
@@ -270,7 +270,7 @@ def _network(
 
 
 def transform_config(store: Store, lanczos_resize: bool, jpeg: bool) -> ImageTransformConfig:
-    """OpenVLA's, with the two normalisations of preprocessor_config.json where there is one."""
+    """OpenVLA's, with the two normalizations of preprocessor_config.json where there is one."""
     config = dataclasses.replace(
         ImageTransformConfig.openvla(lanczos_resize=lanczos_resize, jpeg=jpeg),
         size=store.config.image_size,

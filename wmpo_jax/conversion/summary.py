@@ -39,7 +39,7 @@ class Summary:
         )
 
 
-def summarise(infos: Mapping[str, Any], live: Iterable[str], missing: Iterable[str]) -> Summary:
+def summarize(infos: Mapping[str, Any], live: Iterable[str], missing: Iterable[str]) -> Summary:
     """`infos`: anything with `shape` and `dtype`, of every tensor; `live`: names that are read."""
     live = set(live)
     sizes = {name: int(np.prod(info.shape)) for name, info in infos.items()}

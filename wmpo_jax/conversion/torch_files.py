@@ -60,7 +60,7 @@ class TorchFile:
 
 
 def to_numpy(tensor) -> np.ndarray:
-    """A torch tensor's values; NumPy has no bfloat16 of its own, so its bits are relabelled."""
+    """A torch tensor's values; NumPy has no bfloat16 of its own, so its bits are relabeled."""
     torch = require_torch()
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:

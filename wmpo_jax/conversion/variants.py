@@ -28,7 +28,7 @@ FLAGS = {
     "use_diffusion": DIFFUSION,
     "use_l1_regression": L1_HEAD,
     "use_proprio": PROPRIO,
-    "use_film": FILM,
+    "use_video": FILM,
 }
 # Pieces of tensor names. A FiLM block wraps the original one and adds two projections of the text.
 NAMES = {

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from wmpo_jax.conversion import oracle_stdit, oracles
+from wmpo_jax.conversion import reference_models, reference_stdit
 from wmpo_jax.conversion.foreign import ForeignWeights
 from wmpo_jax.conversion.store import Store
 from wmpo_jax.conversion.torch_files import to_torch
@@ -50,7 +50,7 @@ def _policy(network, weights: Weights, rng: np.random.Generator):
     pixels_BCHW = rng.normal(size=(BATCH, 6, size, size)).astype(np.float32)
     prompt_BL = rng.integers(3, config.action_token_begin, (BATCH, PROMPT_TOKENS))
     ours = nnx.jit(lambda m, *x: m(*x))(network, np.moveaxis(pixels_BCHW, 1, -1), prompt_BL)
-    theirs = oracles.policy_logits(
+    theirs = reference_models.policy_logits(
         weights, config, torch.from_numpy(pixels_BCHW), torch.from_numpy(prompt_BL)
     )
     return np.asarray(ours).reshape(theirs.shape), theirs.numpy()
@@ -66,7 +66,7 @@ def _world_model(network, weights: Weights, rng: np.random.Generator):
     forward = nnx.jit(lambda m, *x: m(*x, pixels, pixels))
     ours = forward(network, *inputs, mask_BT)
     x, t, a = map(torch.from_numpy, (np.moveaxis(inputs[0], -1, 1).copy(), *inputs[1:]))
-    theirs = oracle_stdit.forward(
+    theirs = reference_stdit.forward(
         weights, config, x, t, a, torch.from_numpy(mask_BT.copy()), pixels, pixels
     )
     return np.moveaxis(np.asarray(ours), -1, 1), theirs.numpy()
@@ -81,7 +81,7 @@ def _autoencoder(network, weights: Weights, rng: np.random.Generator):
         mean, logvar = model.encode(images)
         return mean, logvar, model.decode(mean * config.scaling_factor)
 
-    model = oracles.autoencoder(weights, config)
+    model = reference_models.autoencoder(weights, config)
     posterior = model.encode(torch.from_numpy(images_BCHW)).latent_dist
     decoded = model.decode(posterior.mean).sample
     ours = nnx.jit(both)(network, np.moveaxis(images_BCHW, 1, -1))
@@ -96,7 +96,7 @@ def _reward(network, weights: Weights, rng: np.random.Generator):
     config = network.config
     shape = (BATCH, config.num_frames, config.image_size, config.image_size, 3)
     pixels_BTHWC = rng.normal(size=shape).astype(np.float32)
-    model = oracles.videomae(weights, config)
+    model = reference_models.videomae(weights, config)
     theirs = model(torch.from_numpy(np.moveaxis(pixels_BTHWC, -1, 2).copy())).logits
     ours = nnx.jit(lambda m, x: m(x))(network, pixels_BTHWC)
     return np.asarray(ours), theirs.numpy()

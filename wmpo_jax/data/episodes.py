@@ -64,7 +64,7 @@ class ReadOptions:
       rotate: turn frames by 180 degrees (LIBERO's HDF5 files hold them upside down).
       recipe: name of a recipe in `data.openx.RECIPES` that makes 7-dimensional actions of an RLDS
         dataset's own; "" takes `action` as it is.
-      raw_gripper: leave the last action dimension out of normalisation, as OpenVLA does.
+      raw_gripper: leave the last action dimension out of normalization, as OpenVLA does.
     """
 
     camera: str = ""

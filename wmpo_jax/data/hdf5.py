@@ -126,7 +126,7 @@ def _fps(data: Any) -> float:
 def write_hdf5(path: Path, episodes: Iterable[Episode]) -> int:
     """Writes one file in robomimic's layout, whole or not at all; returns the episodes in it.
 
-    Frames are compressed one by one, so that a window is read without its neighbours. The format
+    Frames are compressed one by one, so that a window is read without its neighbors. The format
     has as many frames as actions: a frame after the last action is dropped.
     """
     h5py, count, steps = require("h5py"), 0, 0

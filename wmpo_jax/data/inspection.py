@@ -118,7 +118,7 @@ def _report(
         f"instructions  {len(words)}",
     ]
     lines += [f"    {number:6d}  {text}" for text, number in words.most_common(SHOWN)]
-    lines += ["actions       dimension      min      q01     mean      q99      max  normalised"]
+    lines += ["actions       dimension      min      q01     mean      q99      max  normalized"]
     lines += [f"{'':13s} {row}" for row in _action_rows(dataset.statistics)]
     lines += [f"suspicious    {len(found)}"]
     lines += [f"    {suspicion.name}: {suspicion.reason}" for suspicion in found[:SHOWN]]

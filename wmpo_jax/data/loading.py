@@ -117,9 +117,9 @@ class WindowLoader:
 
     Args:
       batch_size: of the global batch.
-      instructions: those that `goal_B` points into; None for the mixture's own.
+      instructions: those that `instruction_id_B` points into; None for the mixture's own.
       image_size: frames of another height or width are resized to it (Lanczos).
-      clip: whether normalised actions are clipped to [-1, 1]: yes for labels of a policy, no for a
+      clip: whether normalized actions are clipped to [-1, 1]: yes for labels of a policy, no for a
         world model, which is told what was done.
       rows: which rows of the global batch are wanted (`runtime.mesh.host_rows`); None for all.
     """
@@ -158,8 +158,9 @@ class WindowLoader:
         """The rows of this host in the batch of `step`, counted from 0.
 
         Returns:
-          frames_BTHWC uint8; actions_BKA float32, normalised by their own dataset's statistics;
-          goal_B int32, index into `instructions`; start_B int32, the step the window is cut around.
+          frames_BTHWC uint8; actions_BKA float32, normalized by their own dataset's statistics;
+          instruction_id_B int32, index into `instructions`; start_B int32, the step that the window
+          is cut around.
         """
         return self._batches[step]
 
@@ -186,13 +187,13 @@ class WindowLoader:
             windows = self._windows[number]
             frames_THWC, actions_KA, instruction, start = windows.read(int(window))
             frames.append(resized(frames_THWC, self._image_size))
-            actions.append(windows.dataset.statistics.normalise(actions_KA, clip=self._clip))
+            actions.append(windows.dataset.statistics.normalize(actions_KA, clip=self._clip))
             goals.append(self.instructions.index(instruction))
             starts.append(start)
         return {
             "frames_BTHWC": np.stack(frames),
             "actions_BKA": np.stack(actions).astype(np.float32),
-            "goal_B": np.asarray(goals, np.int32),
+            "instruction_id_B": np.asarray(goals, np.int32),
             "start_B": np.asarray(starts, np.int32),
         }
 

@@ -169,7 +169,7 @@ def _array_record_reader(shard: Path) -> contextlib.closing:
 
 
 def _pictures(observation: Any) -> list[str]:
-    """Keys of the colour pictures among the observations."""
+    """Keys of the color pictures among the observations."""
     return [
         key
         for key, feature in observation.items()

@@ -1,6 +1,6 @@
-"""Statistics of a dataset's actions, and the one normalisation that is derived from them.
+"""Statistics of a dataset's actions, and the one normalization that is derived from them.
 
-Policies speak normalised actions: the 1 % and 99 % quantiles of the demonstrations become -1 and 1
+Policies speak normalized actions: the 1 % and 99 % quantiles of the demonstrations become -1 and 1
 (wmpo.md 2.5, BOUNDS_Q99). Dimensions with mask False (the gripper) are left as they are.
 """
 
@@ -22,7 +22,7 @@ NO_NOOPS = "_no_noops"
 
 @dataclass(frozen=True, eq=False)
 class ActionStatistics:
-    """One row per number: all arrays are float64 [A], `mask` is bool [A] (True = normalised)."""
+    """One row per number: all arrays are float64 [A], `mask` is bool [A] (True = normalized)."""
 
     q01: np.ndarray
     q99: np.ndarray
@@ -84,7 +84,7 @@ class ActionStatistics:
     def save(self, path: Path, key: str) -> None:
         path.write_text(json.dumps({key: {"action": self.to_json()}}, indent=2))
 
-    def normalise(self, actions: Array, clip: bool = True) -> Array:
+    def normalize(self, actions: Array, clip: bool = True) -> Array:
         """Raw actions [..., A] -> [-1, 1]; dimensions that never move become 0.
 
         Labels of a policy are clipped to [-1, 1]; a world model is told the actions as they were.
@@ -96,8 +96,8 @@ class ActionStatistics:
         constant = _row(self.min == self.max, actions)
         return xp.where(constant, 0.0, xp.where(_row(self.mask, actions), scaled, actions))
 
-    def unnormalise(self, actions: Array) -> Array:
-        """Normalised actions [..., A] -> raw: 0.5 (a + 1)(q99 - q01 + 1e-8) + q01 where masked."""
+    def unnormalize(self, actions: Array) -> Array:
+        """Normalized actions [..., A] -> raw: 0.5 (a + 1)(q99 - q01 + 1e-8) + q01 where masked."""
         xp, low, high = self._bounds(actions)
         raw = 0.5 * (actions + 1.0) * (high - low + 1e-8) + low
         return xp.where(_row(self.mask, actions), raw, actions)

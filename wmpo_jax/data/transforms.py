@@ -30,8 +30,8 @@ class ImageTransformConfig:
       size: side of the image that the policy sees, pixels.
       lanczos_resize: resize to `size` before the crop. The reference does so with imagined frames
         but not with simulator frames.
-      crop_area: share of the image's area that the centre crop keeps; 1.0 keeps all of it.
-      means, stds: one normalisation per tower, DINOv2 then SigLIP, of values in 0..1.
+      crop_area: share of the image's area that the center crop keeps; 1.0 keeps all of it.
+      means, stds: one normalization per tower, DINOv2 then SigLIP, of values in 0..1.
       jpeg: compress and decompress first, as the reference does with imagined frames. Host code.
     """
 
@@ -49,7 +49,7 @@ class ImageTransformConfig:
 
     @classmethod
     def openvla(cls, *, lanczos_resize: bool = True, jpeg: bool = False) -> "ImageTransformConfig":
-        """OpenVLA's evaluation transform: 224 pixels, centre crop of 90 % of the area."""
+        """OpenVLA's evaluation transform: 224 pixels, center crop of 90 % of the area."""
         return cls(
             size=224,
             lanczos_resize=lanczos_resize,
@@ -73,8 +73,8 @@ class ImageTransform:
         if config.lanczos_resize:
             frame_BHWC = lanczos3_resize(frame_BHWC, config.size)
         if config.crop_area < 1.0 or frame_BHWC.shape[1:3] != (config.size, config.size):
-            frame_BHWC = centre_crop(frame_BHWC, config.crop_area, config.size)
-        return normalise_twice(frame_BHWC, config.means, config.stds)
+            frame_BHWC = center_crop(frame_BHWC, config.crop_area, config.size)
+        return normalize_twice(frame_BHWC, config.means, config.stds)
 
 
 def lanczos3_resize(frame_BHWC: jax.Array, size: int) -> jax.Array:
@@ -85,8 +85,8 @@ def lanczos3_resize(frame_BHWC: jax.Array, size: int) -> jax.Array:
     return jnp.clip(jnp.round(resized), 0.0, 255.0).astype(jnp.uint8)
 
 
-def centre_crop(frame_BHWC: jax.Array, area: float, size: int) -> jax.Array:
-    """uint8 -> uint8 [B, size, size, C]: TensorFlow's crop_and_resize of the centred box.
+def center_crop(frame_BHWC: jax.Array, area: float, size: int) -> jax.Array:
+    """uint8 -> uint8 [B, size, size, C]: TensorFlow's crop_and_resize of the centerd box.
 
     Bilinear with aligned corners and without antialiasing; back to uint8 by truncating x * 255.5.
     Truncation shows every rounding error, so this follows TensorFlow operation by operation.
@@ -97,7 +97,7 @@ def centre_crop(frame_BHWC: jax.Array, area: float, size: int) -> jax.Array:
     return (jnp.clip(cropped, 0.0, 1.0) * 255.5).astype(jnp.uint8)
 
 
-def normalise_twice(
+def normalize_twice(
     frame_BHWC: jax.Array, means: tuple[Triple, Triple], stds: tuple[Triple, Triple]
 ) -> jax.Array:
     """uint8 [..., 3] -> float32 [..., 6]: (x / 255 - mean) / std with both towers' numbers."""
@@ -108,16 +108,16 @@ def normalise_twice(
 
 
 def lanczos3_weights(n_in: int, n_out: int) -> np.ndarray:
-    """float32 [n_out, n_in]: half-pixel centres, kernel widened when shrinking, rows sum to 1."""
+    """float32 [n_out, n_in]: half-pixel centers, kernel widened when shrinking, rows sum to 1."""
     scale = n_in / n_out
-    centre_O = (np.arange(n_out) + 0.5) * scale
-    distance_OI = (np.arange(n_in)[None] + 0.5 - centre_O[:, None]) / max(scale, 1.0)
+    center_O = (np.arange(n_out) + 0.5) * scale
+    distance_OI = (np.arange(n_in)[None] + 0.5 - center_O[:, None]) / max(scale, 1.0)
     kernel_OI = np.sinc(distance_OI) * np.sinc(distance_OI / 3.0) * (np.abs(distance_OI) < 3.0)
     return (kernel_OI / kernel_OI.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def crop_places(n_in: int, n_out: int, area: float) -> np.ndarray:
-    """float32 [n_out]: where along an axis of n_in pixels the centred box is sampled.
+    """float32 [n_out]: where along an axis of n_in pixels the centerd box is sampled.
 
     (1 - s)/2 (n_in - 1) + i s (n_in - 1)/(n_out - 1) with s = sqrt(area), in float32 throughout.
     """

@@ -85,11 +85,11 @@ class Session:
         self._episodes[episode] = Episode(real, imagined)
         while len(self._episodes) > MAX_EPISODES:
             self._episodes.popitem(last=False)
-        goal = int(real.observation.goal_B[0])
+        goal = int(real.observation.instruction_id_B[0])
         return {
             "episode": episode,
             "seed": seed,
-            "goal": self._worlds.env.instructions[goal],
+            "instruction": self._worlds.env.instructions[goal],
             "frame": _png(np.asarray(real.observation.frame_BHWC[0])),
             "outcomes": {name: bool(found[number]) for name, found in stored.outcomes.items()},
         }
@@ -112,7 +112,7 @@ class Session:
         for driver, others in zip(drivers, ((HAND,), (HAND, SAME)), strict=True):
             if driver not in (*others, *self._worlds.policies):
                 raise UserError(f"Nobody called {driver} can drive here.")
-        hand_BKA = self._worlds.normalise(self._action(request.get("hand")))
+        hand_BKA = self._worlds.normalize(self._action(request.get("hand")))
         acted_BKA, dreamt_BKA, policy_ms = self._choose(episode, drivers, hand_BKA)
         key = jax.random.fold_in(jax.random.key(1), episode.chunks)
         (episode.real, real), real_ms = _timed(

@@ -18,7 +18,7 @@ from wmpo_jax.stages import improve
 from wmpo_jax.stages.agents import (
     PolicyFamily,
     RealDynamics,
-    VideoJudge,
+    VideoRewardModel,
     VideoWorldModel,
     policy_family,
 )
@@ -26,7 +26,7 @@ from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
 # World model, classifier, threshold: the arrays of imagination, as `improve.load_world` gives them.
-Parts = tuple[VideoWorldModel, VideoJudge, jax.Array]
+Parts = tuple[VideoWorldModel, VideoRewardModel, jax.Array]
 
 
 class Side(struct.PyTreeNode):
@@ -35,12 +35,12 @@ class Side(struct.PyTreeNode):
     Attributes:
       state: what its dynamics remembers.
       observation: what a policy would see now.
-      film_BTHWC: uint8, the newest frames that the next window of the judge begins with.
+      video_BTHWC: uint8, the newest frames that the next window of the reward model begins with.
     """
 
     state: Any
     observation: Observation
-    film_BTHWC: jax.Array
+    video_BTHWC: jax.Array
 
 
 class Turn(struct.PyTreeNode):
@@ -64,7 +64,7 @@ class Dream:
     """What imagination is made of; success is believed from `threshold` and `min_step` actions."""
 
     world_model: VideoWorldModel
-    judge: VideoJudge
+    reward_model: VideoRewardModel
     threshold: jax.Array
     min_step: int
 
@@ -104,13 +104,13 @@ class Worlds:
         return self._start(self._parts, jnp.array([seed], jnp.int32))
 
     def act(self, policy: str, side: Side) -> jax.Array:
-        """The greedy chunk of a policy that looks at `side`, float32 [1, K, A], normalised."""
+        """The greedy chunk of a policy that looks at `side`, float32 [1, K, A], normalized."""
         return self._act(self._policies[policy], side.observation)
 
-    def normalise(self, action_A: jax.Array) -> jax.Array:
+    def normalize(self, action_A: jax.Array) -> jax.Array:
         """A chunk [1, K, A] that repeats one action in the task's own units, [-1, 1]."""
         chunk = jnp.broadcast_to(action_A, (1, self.env.chunk, self.env.action_dim))
-        return jnp.asarray(self._statistics.normalise(chunk, clip=False), jnp.float32)
+        return jnp.asarray(self._statistics.normalize(chunk, clip=False), jnp.float32)
 
     def step_real(self, side: Side, actions_BKA: jax.Array) -> tuple[Side, Turn]:
         return self._real(self._parts, side, actions_BKA, jax.random.key(0))
@@ -122,7 +122,7 @@ class Worlds:
 
     @property
     def _parts(self) -> Parts:
-        return self._dream.world_model, self._dream.judge, self._dream.threshold
+        return self._dream.world_model, self._dream.reward_model, self._dream.threshold
 
 
 def open_worlds(setting: Setting) -> Worlds:
@@ -153,8 +153,8 @@ def _start(
     dream = ImaginedDynamics(*parts, min_step)
     real_state, first = real.reset(seeds_B, key)
     dream_state, _ = dream.reset(first, key)
-    film = jnp.repeat(first.frame_BHWC[:, None], dream.reward_model.window - 1, axis=1)
-    return Side(real_state, first, film), Side(dream_state, first, film)
+    video = jnp.repeat(first.frame_BHWC[:, None], dream.reward_model.window - 1, axis=1)
+    return Side(real_state, first, video), Side(dream_state, first, video)
 
 
 def _turn(
@@ -165,11 +165,11 @@ def _turn(
     key: jax.Array,
 ) -> tuple[Side, Turn]:
     """One chunk in one world, judged by the same classifier as in imagination."""
-    _, judge, _ = parts
+    _, reward_model, _ = parts
     state, observation, outcome = dynamics_of(parts).step(side.state, actions_BKA, key)
-    film_BTHWC = jnp.concatenate([side.film_BTHWC, outcome.frames_BKHWC], axis=1)
-    probability_BK = judge.score(film_BTHWC, observation.goal_B)
-    kept = film_BTHWC[:, actions_BKA.shape[1] :]
+    video_BTHWC = jnp.concatenate([side.video_BTHWC, outcome.frames_BKHWC], axis=1)
+    probability_BK = reward_model.score(video_BTHWC, observation.instruction_id_B)
+    kept = video_BTHWC[:, actions_BKA.shape[1] :]
     return Side(state, observation, kept), _only(outcome, probability_BK)
 
 

@@ -59,11 +59,11 @@ class MjxDynamics:
         return state, self._observe(state, frames[-1]), outcome
 
     def _observe(self, state: EnvState, frame_BHWC: jax.Array) -> Observation:
-        return Observation(frame_BHWC=frame_BHWC, goal_B=state.goal)
+        return Observation(frame_BHWC=frame_BHWC, instruction_id_B=state.instruction_id)
 
 
 def expert_actor(env: Environment, bias: float) -> Actor:
-    """The scripted demonstrator whose aim is off by about `bias` metres."""
+    """The scripted demonstrator whose aim is off by about `bias` meters."""
     return lambda state, key: env.expert(state, key, bias)
 
 
@@ -100,7 +100,7 @@ def record(
         frames_BTHWC=frames.swapaxes(0, 1),
         actions_BTA=actions.swapaxes(0, 1),
         labels_BTA=labels.swapaxes(0, 1),
-        goal_B=state.goal,
+        instruction_id_B=state.instruction_id,
         success_B=state.success,
         # Success is latched, so the unsolved steps are those before it.
         finish_step_B=jnp.minimum(env.horizon, 1 + jnp.sum(~success, axis=0, dtype=jnp.int32)),

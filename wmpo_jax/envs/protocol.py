@@ -15,7 +15,7 @@ class EnvState(struct.PyTreeNode):
 
     Attributes:
       physics: pytree of arrays owned by the simulator.
-      goal: int32 index into `Environment.instructions`.
+      instruction_id: int32 index into `Environment.instructions`.
       success: bool, latched: the task has been solved at or before this step.
       invalid: bool, latched: the physics produced a NaN or an infinity, and the world is frozen
         at its last finite state.
@@ -24,7 +24,7 @@ class EnvState(struct.PyTreeNode):
     """
 
     physics: Any
-    goal: jax.Array
+    instruction_id: jax.Array
     success: jax.Array
     invalid: jax.Array
     step: jax.Array
@@ -36,7 +36,7 @@ class Task(Protocol):
 
     Attributes:
       name: key in the registry.
-      instructions: what can be asked for; `EnvState.goal` points into it.
+      instructions: what can be asked for; `EnvState.instruction_id` points into it.
       action_dim: length of an action; each entry lies in [-1, 1].
       horizon: control steps in an episode, a multiple of `chunk`.
       chunk: actions executed open-loop between two looks at the picture.
@@ -69,7 +69,7 @@ class Environment(Task, Protocol):
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
         """A scripted demonstrator that reads the true state; float32 [A] in [-1, 1].
 
-        Its aim is off by about `bias` metres in a systematic way: the flaw that reinforcement
+        Its aim is off by about `bias` meters in a systematic way: the flaw that reinforcement
         learning should find and mend. Scripts here are deterministic; `key` belongs to the
         signature that they share with `play`.
         """
@@ -107,7 +107,7 @@ class HostEnvironment(Task, StoresStarts, Protocol):
 
     wave: int
 
-    def goals(self, starts_B: np.ndarray) -> np.ndarray:
+    def instruction_ids(self, starts_B: np.ndarray) -> np.ndarray:
         """int32 [B]: what each start asks for, an index into `instructions`."""
         ...
 
@@ -115,11 +115,11 @@ class HostEnvironment(Task, StoresStarts, Protocol):
         """Begins a wave and ends the one before."""
         ...
 
-    def step(self, actions_BKA: np.ndarray, films: bool) -> tuple[Observation, ChunkOutcome]:
+    def step(self, actions_BKA: np.ndarray, videos: bool) -> tuple[Observation, ChunkOutcome]:
         """A chunk of the wave, in the environment's action units.
 
         Args:
-          films: False renders only the frame after the chunk; the others repeat the one before.
+          videos: False renders only the frame after the chunk; the others repeat the one before.
         """
         ...
 
@@ -149,7 +149,7 @@ class Episodes(struct.PyTreeNode):
       frames_BTHWC: uint8, frame t is seen before action t.
       actions_BTA: float32 [B, T - 1, A] in [-1, 1], as executed.
       labels_BTA: float32 [B, T - 1, A], what the actor meant to do in the state it was in.
-      goal_B: int32 index into the task's instructions.
+      instruction_id_B: int32 index into the task's instructions.
       success_B: bool, solved at some step.
       finish_step_B: int32, actions executed when success first held; horizon if it never did.
       invalid_B: bool, the physics broke down.
@@ -158,7 +158,7 @@ class Episodes(struct.PyTreeNode):
     frames_BTHWC: jax.Array
     actions_BTA: jax.Array
     labels_BTA: jax.Array
-    goal_B: jax.Array
+    instruction_id_B: jax.Array
     success_B: jax.Array
     finish_step_B: jax.Array
     invalid_B: jax.Array

@@ -14,7 +14,7 @@ class Row(NamedTuple):
     """A phase on a machine; bytes are those of one chip.
 
     Attributes:
-      arguments: parameters, optimiser states and data of the program.
+      arguments: parameters, optimizer states and data of the program.
       resident: what other phases left in memory.
       temporaries: measured by the compiler, or by rule of thumb for GPUs.
       flops: of the whole program, on all chips.

@@ -32,7 +32,7 @@ class Pass(NamedTuple):
 
     @property
     def kept(self) -> int:
-        """Bytes of the inputs of all layers, which rematerialisation keeps."""
+        """Bytes of the inputs of all layers, which rematerialization keeps."""
         return self.depth * self.rows * self.tokens * self.width * HALF
 
     @property
@@ -63,21 +63,21 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
         work = _world(config, rows)
         return _world_gradients(config, mesh) + 2 * work.kept + 2 * work.working
     if phase == "reward":
-        return 12 * _judge(config, math.ceil(config.reward.batch_size / parts)).working
+        return 12 * _reward_model(config, math.ceil(config.reward.batch_size / parts)).working
     episodes = math.ceil(section.groups * section.group_size / parts)
     sizes = released(config, "world_model")
-    judge = _judge(config, math.ceil(128 / parts)).working
-    film = episodes * (sizes.chunk + 8) * config.image_size**2 * 3
-    preprocessed = 2 * film * SINGLE
+    reward_model = _reward_model(config, math.ceil(128 / parts)).working
+    video = episodes * (sizes.chunk + 8) * config.image_size**2 * 3
+    preprocessed = 2 * video * SINGLE
     if phase == "score":
-        return judge + preprocessed
+        return reward_model + preprocessed
     world = _world(config, episodes * sizes.chunk)
     cache = 2 * sizes.depth * episodes * sizes.history * world.tokens * sizes.hidden * HALF
-    films = 2 * episodes * (section.chunks * sizes.chunk + 1) * config.image_size**2 * 3
+    videos = 2 * episodes * (section.chunks * sizes.chunk + 1) * config.image_size**2 * 3
     frames = max(1, MICRO_BATCH_PIXELS // config.image_size**2 // parts)
     decoder = frames * config.image_size**2 * 256 * SINGLE * 3
     policy = _policy(config, episodes).working
-    return cache + films + max(world.working, decoder, policy, judge + preprocessed)
+    return cache + videos + max(world.working, decoder, policy, reward_model + preprocessed)
 
 
 def _policy(config: ConfigDict, rows: int) -> Pass:
@@ -94,7 +94,7 @@ def _world(config: ConfigDict, frames: int) -> Pass:
     return Pass(frames, side**2, sizes.hidden, wide, sizes.depth, sizes.heads)
 
 
-def _judge(config: ConfigDict, rows: int) -> Pass:
+def _reward_model(config: ConfigDict, rows: int) -> Pass:
     sizes = released(config, "reward")
     tokens = sizes.num_tubelets * sizes.num_patches
     return Pass(rows, tokens, sizes.hidden_size, sizes.mlp_size, 1, sizes.num_heads)

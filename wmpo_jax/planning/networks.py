@@ -18,7 +18,7 @@ from wmpo_jax.models.vla import VLA
 from wmpo_jax.models.vla.lora import add_lora
 from wmpo_jax.planning.collectives import Matrices
 from wmpo_jax.runtime import sharding
-from wmpo_jax.stages.agents import LatentVideo, PolicyFamily, VideoJudge, VideoWorldModel
+from wmpo_jax.stages.agents import LatentVideo, PolicyFamily, VideoRewardModel, VideoWorldModel
 from wmpo_jax.stages.networks import released, vla_transform
 
 SMALLEST = 16  # rows of what counts as a matrix: tables of a few rows stay whole
@@ -69,8 +69,8 @@ def abstract(mesh: Mesh, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
     return graphdef, sharding.abstract(mesh, params)
 
 
-def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[VideoWorldModel, VideoJudge]:
-    """World model and judge as imagination holds them: float32 and whole on every chip.
+def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[VideoWorldModel, VideoRewardModel]:
+    """World model and reward model as imagination holds them: float32 and whole on every chip.
 
     Split, they would have to be gathered in each of the 30 denoising steps of each chunk.
     """
@@ -82,10 +82,10 @@ def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[VideoWorldModel, Video
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params
         )
 
-    sizes, judge = released(config, "world_model"), released(config, "reward").scanned()
+    sizes, reward_model = released(config, "world_model"), released(config, "reward").scanned()
     graphdef, params = whole(lambda: STDiT(sizes, rngs=nnx.Rngs(0)))
     video = whole(lambda: AutoencoderKL(released(config, "autoencoder"), rngs=nnx.Rngs(0)))
-    judge_graph, judge_params = whole(lambda: VideoMAE(judge, rngs=nnx.Rngs(0)))
+    reward_graphdef, reward_params = whole(lambda: VideoMAE(reward_model, rngs=nnx.Rngs(0)))
     section = config.world_model
     world = VideoWorldModel(
         graphdef=graphdef,
@@ -96,7 +96,7 @@ def frozen_world(config: ConfigDict, mesh: Mesh) -> tuple[VideoWorldModel, Video
         image_size=config.image_size,
         prediction=section.prediction,
     )
-    return world, VideoJudge(judge_params, judge_graph, judge.num_frames)
+    return world, VideoRewardModel(reward_params, reward_graphdef, reward_model.num_frames)
 
 
 def matrices(*params: Any) -> Matrices:

@@ -197,9 +197,9 @@ def _reward(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
-    """Whole imagined episodes: policy, sampler, decoder and judge in one scanned program.
+    """Whole imagined episodes: policy, sampler, decoder and reward model in one scanned program.
 
-    Beside it are in memory: the optimiser's state, and the batches of earlier attempts.
+    Beside it are in memory: the optimizer's state, and the batches of earlier attempts.
     """
     family, params, frozen = networks.policy(config, mesh)
     world = networks.frozen_world(config, mesh)
@@ -207,13 +207,13 @@ def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
     count, side = recipe.groups * recipe.group_size, config.image_size
     start = Observation(
         frame_BHWC=_shape(count, side, side, 3, dtype=jnp.uint8),
-        goal_B=_shape(count, dtype=jnp.int32),
+        instruction_id_B=_shape(count, dtype=jnp.int32),
     )
 
     def imagine(params: Any, frozen: Any, world: Any, start: Any, key: jax.Array) -> Trajectory:
         policy = family.policy(training.joined(params, frozen), recipe.temperature)
-        model, judge = world
-        dynamics = ImaginedDynamics(model, judge, ANY_THRESHOLD, config.reward.min_step)
+        model, reward_model = world
+        dynamics = ImaginedDynamics(model, reward_model, ANY_THRESHOLD, config.reward.min_step)
         with sharding.over(mesh):
             return rollout(policy, dynamics, start, key, config.improve.chunks)
 
@@ -225,17 +225,17 @@ def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
 
 def _score(config: ConfigDict, mesh: Mesh) -> Program:
     """The windows that end in one chunk, of all episodes that are imagined at once."""
-    _, judge = networks.frozen_world(config, mesh)
+    _, reward_model = networks.frozen_world(config, mesh)
     side, chunk = config.image_size, released(config, "world_model").chunk
     count = config.improve.groups * config.improve.group_size
-    film = _shape(count, judge.window - 1 + chunk, side, side, 3, dtype=jnp.uint8)
+    video = _shape(count, reward_model.window - 1 + chunk, side, side, 3, dtype=jnp.uint8)
 
-    def score(judge: Any, film: jax.Array) -> jax.Array:
+    def score(reward_model: Any, video: jax.Array) -> jax.Array:
         with sharding.over(mesh):
-            return judge.score(film, jnp.zeros(len(film), jnp.int32))
+            return reward_model.score(video, jnp.zeros(len(video), jnp.int32))
 
-    data = _batch(mesh, EPISODES, film)
-    return Program("score", jax.jit(score), (judge, data), 0)
+    data = _batch(mesh, EPISODES, video)
+    return Program("score", jax.jit(score), (reward_model, data), 0)
 
 
 def _update(config: ConfigDict, mesh: Mesh) -> Program:
@@ -263,7 +263,7 @@ def _trajectory(config: ConfigDict, mesh: Mesh) -> Trajectory:
         tokens_BNKA=_shape(*tokens, dtype=jnp.int32),
         actions_BNKA=_shape(*tokens),
         log_probs_BNKA=_shape(*tokens),
-        goal_B=_shape(count, dtype=jnp.int32),
+        instruction_id_B=_shape(count, dtype=jnp.int32),
         success_B=_shape(count, dtype=jnp.bool_),
         finish_step_B=_shape(count, dtype=jnp.int32),
         invalid_B=_shape(count, dtype=jnp.bool_),

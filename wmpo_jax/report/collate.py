@@ -49,13 +49,13 @@ def collate(target: Path, workdirs: Sequence[Path]) -> None:
 
 
 def _outcomes(workdir: Path) -> dict[str, np.ndarray]:
-    """Per-episode results, with the best setting of the online baseline where it was run."""
+    """Per-episode results, with the best setting of GRPO on the rollouts where it was run."""
     found = load_arrays(workdir / "data" / "evaluation" / "results.npz", "evaluate")
-    online = workdir / "data" / "evaluation" / "online.npz"
-    if online.exists():
-        best = read_run(workdir).stages["online"]["best_setting"]
-        arrays = load_arrays(online, "online")
-        found |= {f"online_{mode}": arrays[f"{best}_{mode}"] for mode in MODES}
+    rollouts = workdir / "data" / "evaluation" / "grpo_on_rollouts.npz"
+    if rollouts.exists():
+        best = read_run(workdir).stages["grpo_on_rollouts"]["best_setting"]
+        arrays = load_arrays(rollouts, "grpo_on_rollouts")
+        found |= {f"grpo_on_rollouts_{mode}": arrays[f"{best}_{mode}"] for mode in MODES}
     return found
 
 
@@ -80,13 +80,15 @@ def _page(
         f"Primary metric, declared in the config: {primary}. Success on held-out starts in MJX; "
         "brackets are 95 % intervals (Wilson for rates).",
         "",
-        "| seed | mode | base | WMPO | online GRPO, same rollouts | n | minutes |",
+        "| seed | mode | base | WMPO | GRPO on the rollouts | n | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
     for record, arrays in zip(records, outcomes, strict=True):
         minutes = sum(stage.get("seconds", 0.0) for stage in _cycle(record)) / 60
         for mode in MODES:
-            cells = [_rate(arrays.get(f"{name}_{mode}")) for name in ("base", "wmpo", "online")]
+            cells = [
+                _rate(arrays.get(f"{name}_{mode}")) for name in ("base", "wmpo", "grpo_on_rollouts")
+            ]
             size = len(arrays["seeds"])
             lines.append(
                 f"| {record.config['seed']} | {mode} | {' | '.join(cells)} | {size} "
@@ -98,7 +100,9 @@ def _page(
 
 
 def _cycle(record: RunRecord) -> list[dict]:
-    return [stage for name, stage in record.stages.items() if name not in ("oracle", "online")]
+    return [
+        stage for name, stage in record.stages.items() if name not in ("oracle", "grpo_on_rollouts")
+    ]
 
 
 def _rate(success: np.ndarray | None) -> str:
@@ -112,7 +116,7 @@ def _differences(outcomes: Sequence[dict[str, np.ndarray]]) -> list[str]:
     """Mean paired differences over the seeds, in points."""
     lines = ["Paired differences, mean over seeds:", ""]
     for mode in MODES:
-        for opponent in ("base", "online"):
+        for opponent in ("base", "grpo_on_rollouts"):
             if any(f"{opponent}_{mode}" not in arrays for arrays in outcomes):
                 continue
             pairs = [(a[f"{opponent}_{mode}"], a[f"wmpo_{mode}"]) for a in outcomes]

@@ -24,7 +24,7 @@ def write_comparison(target: Path, workdirs: Sequence[Path]) -> None:
     """Writes a page like `report/index.html` about several workdirs, finished or not.
 
     Raises:
-      UserError: fewer than two workdirs or more than have a colour, or one cannot be read.
+      UserError: fewer than two workdirs or more than have a color, or one cannot be read.
     """
     if not 2 <= len(workdirs) <= MAX_RUNS:
         raise UserError(f"A comparison takes 2 to {MAX_RUNS} workdirs, not {len(workdirs)}.")
@@ -46,9 +46,9 @@ def named_apart(records: Sequence[RunRecord], workdirs: Sequence[Path]) -> dict[
 
 def render(records: Mapping[str, RunRecord]) -> str:
     """The page about the runs."""
-    colours = {name: plots.css_variable(i) for i, name in enumerate(records)}
+    colors = {name: plots.css_variable(i) for i, name in enumerate(records)}
     return template("compare.html").render(
-        colours=colours,
+        colors=colors,
         result=result_table(records),
         trust=trust_table(records),
         differences=config_differences(records),

@@ -45,10 +45,10 @@ def wilson(successes: int, n: int) -> Interval:
         raise ValueError(f"{successes} successes of {n} episodes is not a rate")
     p = successes / n
     shrink = 1 + Z_95**2 / n
-    centre = (p + Z_95**2 / (2 * n)) / shrink
+    center = (p + Z_95**2 / (2 * n)) / shrink
     half = Z_95 / shrink * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n))
     # At 0 and n the exact limit is p itself; rounding may miss it by 1e-17.
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+    return Interval(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)))
 
 
 def paired_difference(before: np.ndarray, after: np.ndarray) -> Interval:

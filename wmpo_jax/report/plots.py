@@ -1,6 +1,6 @@
-"""Plots as SVG that sits inside the page and takes its colours from it, by day and by night.
+"""Plots as SVG that sits inside the page and takes its colors from it, by day and by night.
 
-Matplotlib draws with placeholder colours that become CSS variables; text stays text. Each function
+Matplotlib draws with placeholder colors that become CSS variables; text stays text. Each function
 returns None when the run has not produced its numbers.
 """
 
@@ -25,7 +25,7 @@ from wmpo_jax.report.tables import POLICY_NAMES, scores
 INK, MUTED, GRID, BASE, BETTER = "#010101", "#020202", "#030303", "#040404", "#050505"
 RUN_COLOURS = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BASE: "base", BETTER: "better"} | {
-    colour: f"run{i}" for i, colour in enumerate(RUN_COLOURS)
+    color: f"run{i}" for i, color in enumerate(RUN_COLOURS)
 }
 POLICY_COLOURS = {"base": BASE, "wmpo": BETTER}
 
@@ -81,8 +81,8 @@ def _svg(figure: Figure, label: str) -> Markup:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-    for colour, name in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
+    for color, name in _VARIABLES.items():
+        text = text.replace(color, f"var(--{name})")
     return Markup(text)
 
 
@@ -103,19 +103,19 @@ def learning_curve(stage: str, name: str, curve: Curve) -> Markup:
 
 
 def overlaid(stage: str, name: str, curves: Sequence[Curve | None]) -> Markup:
-    """One quantity of several runs, each in the colour of its place in `curves`."""
+    """One quantity of several runs, each in the color of its place in `curves`."""
     with _panel(left=0.19) as (figure, axes):
         drawn = [(RUN_COLOURS[i], *_thin(curve)) for i, curve in enumerate(curves) if curve]
-        for colour, steps, values in drawn:
+        for color, steps, values in drawn:
             noisy = len(values) >= 2 * SMOOTHING_WINDOWS
-            axes.plot(steps, _running_mean(values) if noisy else values, color=colour, lw=1.4)
+            axes.plot(steps, _running_mean(values) if noisy else values, color=color, lw=1.4)
         _scale(axes, np.concatenate([values for *_, values in drawn]))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         return _svg(figure, f"{stage}: {name} over steps, one line per run")
 
 
 def css_variable(run: int) -> str:
-    """The variable of style.css that holds the colour of run number `run`."""
+    """The variable of style.css that holds the color of run number `run`."""
     return f"--{_VARIABLES[RUN_COLOURS[run]]}"
 
 
@@ -132,7 +132,7 @@ def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """A centred mean that narrows at the ends instead of inventing values beyond them."""
+    """A centerd mean that narrows at the ends instead of inventing values beyond them."""
     half = max(1, len(values) // SMOOTHING_WINDOWS // 2)
     return np.array(
         [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))], float
@@ -175,9 +175,9 @@ def _sampling_mode(record: RunRecord) -> str | None:
     return "sampled" if "sampled" in modes else modes[0] if modes else None
 
 
-def _point(axes: Axes, x: float, rate: Any, colour: str) -> None:
+def _point(axes: Axes, x: float, rate: Any, color: str) -> None:
     error = [[rate.estimate - rate.low], [rate.high - rate.estimate]]
-    axes.errorbar([x], [rate.estimate], yerr=error, fmt="o", color=colour, ms=5, capsize=3)
+    axes.errorbar([x], [rate.estimate], yerr=error, fmt="o", color=color, ms=5, capsize=3)
 
 
 def _success_axis(axes: Axes) -> None:
@@ -192,12 +192,12 @@ def psnr_over_horizon(record: RunRecord) -> Markup | None:
     if not blocks:
         return None
     with _panel(head=0.2) as (figure, axes):
-        colours = {"before": BASE, "after": BETTER}
+        colors = {"before": BASE, "after": BETTER}
         for name, block in blocks.items():
             for key, label, style in _PSNR_LINES:
                 values = block[key]
                 frames = np.arange(1, len(values) + 1)
-                axes.plot(frames, values, style, color=colours[name], label=f"{label}, {name} RL")
+                axes.plot(frames, values, style, color=colors[name], label=f"{label}, {name} RL")
         axes.set_xlabel("frames ahead", labelpad=1)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -23,7 +23,7 @@ CYCLE = {
     "collect": "real rollouts of the base policy",
     "autoencoder": "frames to latents and back",
     "world_model": "video model of the task",
-    "reward": "success classifier",
+    "reward": "reward model",
     "gates": "imagination against reality",
     "improve": "GRPO in imagination",
     "gates_after": "the same under the improved policy",
@@ -32,7 +32,7 @@ CYCLE = {
 # Asked for by name, never missing.
 EXTRAS = {
     "oracle": "GRPO with unlimited real rollouts",
-    "online": "GRPO on the real rollouts alone",
+    "grpo_on_rollouts": "GRPO on the real rollouts alone",
 }
 STAGES = CYCLE | EXTRAS
 # What each policy cost: the stages before it and the real episodes it or its models learned from.
@@ -42,7 +42,7 @@ POLICY_STAGES = {
 }
 POLICY_EPISODES = {
     "base": ("demos",),
-    "online": ("demos", "rollouts"),
+    "grpo_on_rollouts": ("demos", "rollouts"),
     "wmpo": ("demos", "play", "rollouts"),
 }
 

@@ -18,7 +18,7 @@ from wmpo_jax.report.record import (
 NOTHING = EN_DASH = "\N{EN DASH}"
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _TO_ASCII = str.maketrans({EN_DASH: "-", THIN_SPACE: " "})
-POLICY_NAMES = {"base": "base", "wmpo": "WMPO", "online": "online GRPO"}
+POLICY_NAMES = {"base": "base", "wmpo": "WMPO", "grpo_on_rollouts": "GRPO on the rollouts"}
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class PolicyScore:
 def scores(record: RunRecord) -> list[PolicyScore]:
     """Every measured (policy, mode); the primary mode first. Empty before evaluation.
 
-    The online baseline appears with its best setting, chosen on the evaluation itself.
+    GRPO on the rollouts appears with its best setting, chosen on the evaluation itself.
     """
     evaluation = record.stages.get("evaluate")
     if evaluation is None:
         return []
     policies = dict(evaluation["policies"])
-    if "online" in record.stages:
-        best = record.stages["online"]["best"]
-        policies["online"] = {mode: best[mode] for mode in policies["base"]}
+    if "grpo_on_rollouts" in record.stages:
+        best = record.stages["grpo_on_rollouts"]["best"]
+        policies["grpo_on_rollouts"] = {mode: best[mode] for mode in policies["base"]}
     found = [
         PolicyScore(policy, mode, wilson(counts["successes"], counts["n"]), counts["n"])
         for policy, modes in policies.items()
@@ -199,7 +199,7 @@ def _gate(name: str, where: str, gate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def confusions(record: RunRecord) -> list[dict[str, Any]]:
-    """Two-by-two counts of judged against real outcomes: title, judge, cells by tp, fp, fn, tn, and
+    """Two-by-two counts of predicted against real outcomes: title, reward model, cells, and
     precision and recall in words."""
     found = [
         _confusion(f"Imagined outcome, {when} RL", "imagined", block)
@@ -212,14 +212,14 @@ def confusions(record: RunRecord) -> list[dict[str, Any]]:
     return found
 
 
-def _confusion(title: str, judge: str, block: Mapping[str, Any]) -> dict[str, Any]:
+def _confusion(title: str, reward_model: str, block: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: block[key] for key in ("tp", "fp", "fn", "tn")}
     total = max(1, sum(counts.values()))
     cells = {key: {"count": number(n), "share": n / total} for key, n in counts.items()}
     precision = counts["tp"] / max(1, counts["tp"] + counts["fp"])
     recall = counts["tp"] / max(1, counts["tp"] + counts["fn"])
     words = f"precision {percent(precision)} %, recall {percent(recall)} %"
-    return {"title": title, "judge": judge, "cells": cells, "words": words}
+    return {"title": title, "reward model": reward_model, "cells": cells, "words": words}
 
 
 def number(value: Any) -> str:

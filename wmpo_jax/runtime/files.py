@@ -18,7 +18,7 @@ from wmpo_jax.runtime.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary neighbour of `path` that takes its name once it is safely on the disk."""
+    """A temporary neighbor of `path` that takes its name once it is safely on the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def claimed(target: Path) -> Iterator[Path]:
-    """A hidden neighbour that takes the name `target` at the end, or vanishes after an error.
+    """A hidden neighbor that takes the name `target` at the end, or vanishes after an error.
 
     Raises:
       UserError: there is something at `target`, or its place cannot be written.

@@ -45,7 +45,7 @@ def mesh_shape(config: ConfigDict | FrozenConfigDict, devices: int) -> tuple[int
 
 
 def mesh_of(devices: Sequence[Any], shape: tuple[int, ...]) -> Mesh:
-    """A mesh of these devices, neighbours along each axis where the hardware has them."""
+    """A mesh of these devices, neighbors along each axis where the hardware has them."""
     grid = mesh_utils.create_device_mesh(shape, devices)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -96,7 +96,7 @@ def spread_padded(mesh: Mesh, tree: Any) -> Any:
 def host_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """Which rows of a batch of `rows` the devices of this host hold: int64, ascending.
 
-    Hosts may share rows (tensor ranks on several hosts), and a host's rows need not be neighbours
+    Hosts may share rows (tensor ranks on several hosts), and a host's rows need not be neighbors
     (on TPUs the mesh follows the wires).
 
     Raises:

@@ -1,7 +1,7 @@
 """The table from the role of a tensor to its PartitionSpec; on one device every entry is whole.
 
 A role is read off a parameter's path (`.../q_proj/kernel`), so the same table places parameters,
-their averages, gradients and optimiser states, stacked by layer or not. Axes of the mesh:
+their averages, gradients and optimizer states, stacked by layer or not. Axes of the mesh:
 
     data    copies of everything, each with its part of the batch
     fsdp    parts of the batch too; parameters are split over it and gathered layer by layer

@@ -1,4 +1,4 @@
-"""The networks in their roles: policy, world model and judge, as the algorithm knows them."""
+"""The networks in their roles: policy, world model and reward model, as the algorithm knows them."""
 
 import math
 from collections.abc import Callable
@@ -47,15 +47,17 @@ class PolicyFamily:
 
     def logits(self, params: Any, observation: Observation) -> jax.Array:
         """float32 logits_BKAV over action classes."""
-        return self.logits_of_frames(params, observation.frame_BHWC, observation.goal_B)
+        return self.logits_of_frames(params, observation.frame_BHWC, observation.instruction_id_B)
 
-    def logits_of_frames(self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
+    def logits_of_frames(
+        self, params: Any, frames_BHWC: jax.Array, instruction_id_B: jax.Array
+    ) -> jax.Array:
         parts = params if isinstance(params, training.Adapted) else (params,)
         network = nnx.merge(self.graphdef, *parts)
         pixels = self.transform(frames_BHWC)
-        prompt_BL = jnp.asarray(self.prompts_GL)[goal_B]
+        prompt_BL = jnp.asarray(self.prompts_GL)[instruction_id_B]
         same_length = (self.lengths_G == self.lengths_G[0]).all()
-        length_B = None if same_length else jnp.asarray(self.lengths_G)[goal_B]
+        length_B = None if same_length else jnp.asarray(self.lengths_G)[instruction_id_B]
         return network(pixels, prompt_BL, length_B)
 
     def policy(self, params: Any, temperature: float, greedy: bool = False) -> "VLAPolicy":
@@ -109,7 +111,7 @@ def policy_family(config: ConfigDict, env: Task) -> PolicyFamily:
 
 
 class RealDynamics:
-    """MJX behind the policy's action units: normalised [-1, 1] in, the task's own units out."""
+    """MJX behind the policy's action units: normalized [-1, 1] in, the task's own units out."""
 
     def __init__(self, env: Environment, statistics: ActionStatistics, mesh: Mesh | None = None):
         self._mjx = MjxDynamics(env, mesh)
@@ -121,7 +123,7 @@ class RealDynamics:
     def step(
         self, state: Any, actions_BKA: jax.Array, key: jax.Array
     ) -> tuple[Any, Observation, ChunkOutcome]:
-        return self._mjx.step(state, jnp.asarray(self._statistics.unnormalise(actions_BKA)), key)
+        return self._mjx.step(state, jnp.asarray(self._statistics.unnormalize(actions_BKA)), key)
 
 
 def condition(network: STDiT, actions_BKA: jax.Array) -> jax.Array:
@@ -219,24 +221,26 @@ def world_model_network(config: ConfigDict, env: Task) -> STDiT:
     return STDiT(networks.stdit_config(config, env), rngs=nnx.Rngs(config.seed))
 
 
-class VideoJudge(struct.PyTreeNode):
+class VideoRewardModel(struct.PyTreeNode):
     """`algorithm.imagination.RewardModel`: VideoMAE with one (fail, success) pair per goal."""
 
     params: Any
     graphdef: Any = struct.field(pytree_node=False)
     window: int = struct.field(pytree_node=False)
 
-    def score(self, frames_BTHWC: jax.Array, goal_B: jax.Array) -> jax.Array:
+    def score(self, frames_BTHWC: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
         network = nnx.merge(self.graphdef, self.params)
         logits_BKX = score_windows(network, frames_BTHWC)
-        pair_BK2 = jax.vmap(success_logits, in_axes=(1, None), out_axes=1)(logits_BKX, goal_B)
+        pair_BK2 = jax.vmap(success_logits, in_axes=(1, None), out_axes=1)(
+            logits_BKX, instruction_id_B
+        )
         return jax.nn.softmax(pair_BK2)[..., 1]
 
 
-def success_logits(logits_BX: jax.Array, goal_B: jax.Array) -> jax.Array:
+def success_logits(logits_BX: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
     """The (fail, success) pair of the spoken goal, [B, 2], out of one pair per goal, [B, 2G]."""
     pairs_BG2 = logits_BX.reshape(logits_BX.shape[0], -1, 2)
-    return jnp.take_along_axis(pairs_BG2, goal_B[:, None, None], axis=1)[:, 0]
+    return jnp.take_along_axis(pairs_BG2, instruction_id_B[:, None, None], axis=1)[:, 0]
 
 
 def reward_network(config: ConfigDict, env: Task) -> VideoMAE:

@@ -55,8 +55,8 @@ def _write_dataset(setting: Setting, trajectory: Trajectory, seeds_B: np.ndarray
     actions_BTA = rearrange(trajectory.actions_BNKA, "b n k a -> b (n k) a")
     episodes = from_arrays(
         np.asarray(trajectory.frames_BTHWC),
-        np.asarray(setting.statistics.unnormalise(np.asarray(actions_BTA))),
-        [setting.env.instructions[goal] for goal in trajectory.goal_B],
+        np.asarray(setting.statistics.unnormalize(np.asarray(actions_BTA))),
+        [setting.env.instructions[goal] for goal in trajectory.instruction_id_B],
         np.asarray(trajectory.success_B),
         np.asarray(trajectory.finish_step_B),
         seeds_B,

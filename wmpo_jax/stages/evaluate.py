@@ -34,7 +34,7 @@ class RealEvaluator:
         role: str = "evaluation",
         statistics: ActionStatistics | None = None,
     ):
-        """`statistics` un-normalise the policy's actions; None means the demonstrations'."""
+        """`statistics` un-normalize the policy's actions; None means the demonstrations'."""
         section = setting.config.evaluate
         if section.episodes % section.batch_size:
             raise UserError(
@@ -52,13 +52,13 @@ class RealEvaluator:
         parts = []
         for starts, key in zip(self._batches, keys, strict=True):
             greedy = mode == "greedy"
-            trajectory = self._play(params, jnp.asarray(starts), key, greedy=greedy, films=False)
+            trajectory = self._play(params, jnp.asarray(starts), key, greedy=greedy, videos=False)
             parts.append(
                 fetch(
                     {
                         "success": trajectory.success_B,
                         "finish_step": trajectory.finish_step_B,
-                        "goal": trajectory.goal_B,
+                        "goal": trajectory.instruction_id_B,
                         "invalid": trajectory.invalid_B,
                     }
                 )
@@ -67,7 +67,7 @@ class RealEvaluator:
                 bar.advance(len(starts))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def film(self, params: Any, count: int) -> np.ndarray:
+    def video(self, params: Any, count: int) -> np.ndarray:
         """Frames [count, T, H, W, 3] of the first `count` starts, greedy."""
         starts = jnp.asarray(self._batches[0])
         if isinstance(self._setting.env, HostEnvironment):
@@ -103,12 +103,12 @@ def run(setting: Setting) -> None:
         seeds=span(evaluator.seeds),
         used_for_training=False,
     )
-    summary = summarise(results, section.primary)
+    summary = summarize(results, section.primary)
     summary |= {"seed": setting.config.seed, "invalid": invalid, **setting.provenance()}
     setting.workdir.mark_done("evaluate", {"seconds": time.monotonic() - started, **summary})
 
 
-def summarise(results: dict[str, np.ndarray], primary: str) -> dict[str, Any]:
+def summarize(results: dict[str, np.ndarray], primary: str) -> dict[str, Any]:
     """Rates with Wilson intervals and paired differences wmpo - base, per mode."""
     policies: dict[str, Any] = {}
     for name in ("base", "wmpo"):
@@ -136,9 +136,9 @@ def rate(success: np.ndarray) -> dict[str, Any]:
 def _save_videos(setting: Setting, evaluator: RealEvaluator, policies: dict[str, Any]) -> None:
     """Base beside improved policy from the same starts, for the report."""
     count = setting.config.evaluate.videos
-    films = {name: evaluator.film(params, count) for name, params in policies.items()}
+    videos = {name: evaluator.video(params, count) for name, params in policies.items()}
     captions = [f"start {seed}: base | WMPO" for seed in evaluator.seeds[:count]]
     save_arrays(
         setting.workdir.data("videos") / "base_improved.npz",
-        {"left_BTHWC": films["base"], "right_BTHWC": films["wmpo"], "caption": captions},
+        {"left_BTHWC": videos["base"], "right_BTHWC": videos["wmpo"], "caption": captions},
     )

@@ -74,7 +74,9 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
         params: Any, world: tuple, real: Trajectory, dream_key: jax.Array, free_key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         policy = family.policy(params, config.policy.temperature)
-        first = Observation(frame_BHWC=real.frames_BTHWC[:, 0], goal_B=real.goal_B)
+        first = Observation(
+            frame_BHWC=real.frames_BTHWC[:, 0], instruction_id_B=real.instruction_id_B
+        )
         dream = imagined(setting, *world)
         frames, success_B, _ = replay(real.actions_BNKA, dream, first, dream_key)
         free = rollout(policy, dream, first, free_key, setting.num_chunks)

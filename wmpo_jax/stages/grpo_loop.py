@@ -1,6 +1,6 @@
 """The reinforcement loop: sample groups in a world, keep the mixed ones, update. Any `Dynamics`.
 
-Improvement in imagination, the oracle check and the online baseline are this loop in three worlds.
+Improvement in imagination, the oracle check and GRPO on the rollouts are this loop in three worlds.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Scorer(Protocol):
     """What the update needs of a policy family: float32 logits_BKAV of decision frames."""
 
     def logits_of_frames(
-        self, params: Any, frames_BHWC: jax.Array, goal_B: jax.Array
+        self, params: Any, frames_BHWC: jax.Array, instruction_id_B: jax.Array
     ) -> jax.Array: ...
 
 
@@ -113,7 +113,7 @@ def initial_state(params: Any, recipe: Recipe) -> GrpoState:
     return GrpoState(zero, params, recipe.optimizer().init(params), zero, zero)
 
 
-def optimise(
+def optimize(
     name: str,
     params: Any,
     family: Scorer,
@@ -174,7 +174,7 @@ def optimise(
 
 
 def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any:
-    """The params in the newest checkpoint of an `optimise` run; `params` may be their shapes."""
+    """The params in the newest checkpoint of an `optimize` run; `params` may be their shapes."""
     shapes = jax.eval_shape(functools.partial(initial_state, recipe=recipe), params)
     template = sharding.abstract(setting.mesh, shapes)
     return Checkpoints(setting.workdir.checkpoints(name)).restore(template).params
@@ -233,13 +233,13 @@ class Decisions(struct.PyTreeNode):
 
     Attributes:
       frames_BNHWC: uint8 frames on which the policy decided.
-      goal_B: int32.
+      instruction_id_B: int32.
       tokens_BNKA: int32 action classes, with the log-probabilities they had when sampled.
       weight_BNKA: what a token counts (`grpo.token_weights`).
     """
 
     frames_BNHWC: jax.Array
-    goal_B: jax.Array
+    instruction_id_B: jax.Array
     tokens_BNKA: jax.Array
     log_probs_BNKA: jax.Array
     advantage_B: jax.Array
@@ -249,7 +249,7 @@ class Decisions(struct.PyTreeNode):
 def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The policy update as one function: epochs of minibatches of whole groups.
 
-    It takes what is trained of the policy, the optimiser's state, episodes, their weights, a key,
+    It takes what is trained of the policy, the optimizer's state, episodes, their weights, a key,
     and what is frozen of the policy (None for nothing).
     """
     optimizer = recipe.optimizer()
@@ -318,7 +318,7 @@ def _decisions(episodes: Trajectory, advantage_B: jax.Array, weight_B: jax.Array
     mask_BX &= weight_B[:, None] > 0
     return Decisions(
         frames_BNHWC=episodes.frames_BTHWC,
-        goal_B=episodes.goal_B,
+        instruction_id_B=episodes.instruction_id_B,
         tokens_BNKA=tokens_BNKA,
         log_probs_BNKA=episodes.log_probs_BNKA,
         advantage_B=advantage_B,
@@ -372,7 +372,7 @@ def _loss(
     chunks = batch.tokens_BNKA.shape[1]
     frames = rearrange(batch.frames_BNHWC, "b n h w c -> (b n) h w c")
     policy = training.joined(params, frozen)
-    logits = family.logits_of_frames(policy, frames, jnp.repeat(batch.goal_B, chunks))
+    logits = family.logits_of_frames(policy, frames, jnp.repeat(batch.instruction_id_B, chunks))
     tokens = rearrange(batch.tokens_BNKA, "b n k a -> (b n) k a")
     log_prob, entropy = (
         values.reshape(batch.tokens_BNKA.shape)

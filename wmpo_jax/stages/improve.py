@@ -14,12 +14,12 @@ from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.stages import grpo_loop, networks, training
-from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel, policy_family
+from wmpo_jax.stages.agents import PolicyFamily, VideoRewardModel, VideoWorldModel, policy_family
 from wmpo_jax.stages.autoencoder import load_video
 from wmpo_jax.stages.grpo_loop import Recipe, Starts
 from wmpo_jax.stages.phases import phase_seconds
 from wmpo_jax.stages.real import first_frames
-from wmpo_jax.stages.reward import load_judge
+from wmpo_jax.stages.reward import load_reward_model
 from wmpo_jax.stages.seeds import span
 from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
@@ -42,7 +42,7 @@ def run(setting: Setting) -> None:
             return rollout(policy, imagined(setting, *world), starts, key, setting.num_chunks)
 
     starts = _first_frames(setting, recipe)
-    state, policy = grpo_loop.optimise(
+    state, policy = grpo_loop.optimize(
         "improve",
         base,
         family,
@@ -75,7 +75,7 @@ def _per_phase(
     setting: Setting,
     family: PolicyFamily,
     params: Any,
-    world: tuple[VideoWorldModel, VideoJudge, jax.Array],
+    world: tuple[VideoWorldModel, VideoRewardModel, jax.Array],
     recipe: Recipe,
 ) -> dict[str, float]:
     """The measured seconds of sampling, shared out as its parts take when run alone; and update."""
@@ -93,17 +93,20 @@ def load_policy(setting: Setting, family: PolicyFamily) -> Any:
     return training.joined(params, networks.frozen_policy(setting, family.build))
 
 
-def load_world(setting: Setting) -> tuple[VideoWorldModel, VideoJudge, jax.Array]:
-    """World model, judge and threshold: a pytree that can be given to a jitted function."""
-    judge, threshold = load_judge(setting)
-    return load_world_model(setting, load_video(setting)), judge, jnp.float32(threshold)
+def load_world(setting: Setting) -> tuple[VideoWorldModel, VideoRewardModel, jax.Array]:
+    """World model, reward model and threshold: a pytree that can be given to a jitted function."""
+    reward_model, threshold = load_reward_model(setting)
+    return load_world_model(setting, load_video(setting)), reward_model, jnp.float32(threshold)
 
 
 def imagined(
-    setting: Setting, world_model: VideoWorldModel, judge: VideoJudge, threshold: jax.Array
+    setting: Setting,
+    world_model: VideoWorldModel,
+    reward_model: VideoRewardModel,
+    threshold: jax.Array,
 ) -> ImaginedDynamics:
     """The learned world as dynamics, with the task's reward window."""
-    return ImaginedDynamics(world_model, judge, threshold, setting.config.reward.min_step)
+    return ImaginedDynamics(world_model, reward_model, threshold, setting.config.reward.min_step)
 
 
 def _first_frames(setting: Setting, recipe: Recipe) -> Starts:

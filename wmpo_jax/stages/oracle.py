@@ -36,7 +36,7 @@ def run(setting: Setting) -> None:
         return jnp.asarray(np.repeat(seeds, recipe.group_size))
 
     sample = make_player(setting, family)
-    state, improved = grpo_loop.optimise("oracle", base, family, sample, starts, recipe, setting)
+    state, improved = grpo_loop.optimize("oracle", base, family, sample, starts, recipe, setting)
     evaluator = RealEvaluator(setting, family)
     rates: dict[str, Any] = {}
     for name, params in (("base", base), ("oracle", improved)):

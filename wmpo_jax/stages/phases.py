@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import spread_whole
-from wmpo_jax.stages.agents import PolicyFamily, VideoJudge, VideoWorldModel
+from wmpo_jax.stages.agents import PolicyFamily, VideoRewardModel, VideoWorldModel
 from wmpo_jax.stages.grpo_loop import Recipe
 from wmpo_jax.stages.setting import Setting
 
@@ -27,11 +27,11 @@ def phase_seconds(
     setting: Setting,
     family: PolicyFamily,
     params: Any,
-    world: tuple[VideoWorldModel, VideoJudge, jax.Array],
+    world: tuple[VideoWorldModel, VideoRewardModel, jax.Array],
     recipe: Recipe,
 ) -> dict[str, float]:
     """Seconds per imagined batch of groups x group_size episodes: policy, world model, ..."""
-    world_model, judge, _ = world
+    world_model, reward_model, _ = world
     env, batch = setting.env, recipe.groups * recipe.group_size
     key = jax.random.key(0)
     frame, goal, actions = spread_whole(
@@ -42,8 +42,8 @@ def phase_seconds(
             np.zeros((batch, env.chunk, env.action_dim), np.float32),
         ),
     )
-    start = Observation(frame_BHWC=frame, goal_B=goal)
-    film = jnp.repeat(frame[:, None], judge.window - 1 + env.chunk, axis=1)
+    start = Observation(frame_BHWC=frame, instruction_id_B=goal)
+    video = jnp.repeat(frame[:, None], reward_model.window - 1 + env.chunk, axis=1)
 
     def act(params: Any, start: Observation) -> Any:
         return family.policy(params, recipe.temperature)(start, key)
@@ -57,7 +57,7 @@ def phase_seconds(
         "policy": (act, params, start),
         "world model": (VideoWorldModel.predict, world_model, history, actions, key),
         "decode": (VideoWorldModel.decode, world_model, chunk_latents),
-        "reward": (VideoJudge.score, judge, film, goal),
+        "reward": (VideoRewardModel.score, reward_model, video, goal),
     }
     return {name: _seconds(setting.mesh, *part) * setting.num_chunks for name, part in once.items()}
 

@@ -12,14 +12,14 @@ from wmpo_jax.runtime.progress import say
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
-    checkpoint,
     collect,
     demos,
     evaluate,
+    evaluate_imported,
     export,
     gates,
+    grpo_on_rollouts,
     improve,
-    online,
     oracle,
     page,
     reward,
@@ -45,8 +45,8 @@ CYCLE: dict[str, Stage] = {
 # Run only when named: they need the true environment beyond the budget, or serve other ends.
 OTHERS: dict[str, Stage] = {
     "oracle": oracle.run,
-    "online": online.run,
-    "checkpoint": checkpoint.run,
+    "grpo_on_rollouts": grpo_on_rollouts.run,
+    "evaluate_imported": evaluate_imported.run,
     "export": export.run,
 }
 STAGES = CYCLE | OTHERS

@@ -24,7 +24,7 @@ from wmpo_jax.stages.setting import Setting
 
 
 class Player(Protocol):
-    """Plays `params` from every start, int32 [B]; without `films` only first frames are sure."""
+    """Plays `params` from every start, int32 [B]; without `videos` only first frames are sure."""
 
     def __call__(
         self,
@@ -32,7 +32,7 @@ class Player(Protocol):
         starts: jax.Array | np.ndarray,
         key: jax.Array,
         greedy: bool = False,
-        films: bool = True,
+        videos: bool = True,
     ) -> Trajectory: ...
 
 
@@ -42,7 +42,7 @@ def make_player(
     """How the policies of a family act in the true environment.
 
     Args:
-      statistics: un-normalise their actions; None means those of the demonstrations.
+      statistics: un-normalize their actions; None means those of the demonstrations.
     """
     statistics = statistics or setting.statistics
     if isinstance(setting.env, HostEnvironment):
@@ -60,9 +60,9 @@ def make_player(
         starts: jax.Array | np.ndarray,
         key: jax.Array,
         greedy: bool = False,
-        films: bool = True,
+        videos: bool = True,
     ) -> Trajectory:
-        del films  # frames cost little here
+        del videos  # frames cost little here
         played = together(params, spread_padded(setting.mesh, np.asarray(starts)), key, greedy)
         filled = len(played.success_B) > len(starts)
         return select(played, jnp.arange(len(starts))) if filled else played
@@ -102,16 +102,16 @@ class HostPlayer:
         starts: jax.Array | np.ndarray,
         key: jax.Array,
         greedy: bool = False,
-        films: bool = True,
+        videos: bool = True,
     ) -> Trajectory:
         starts_B = np.asarray(starts)
-        world = HostDynamics(self._env, self._statistics, films)
+        world = HostDynamics(self._env, self._statistics, videos)
         policy = partial(self._act, on_this_host(params), greedy=greedy)
 
         def play(number: int, wave: np.ndarray) -> dict[str, np.ndarray]:
             wave_key = jax.random.fold_in(key, number)
             played = rollout_on_host(
-                policy, world, starts_B[wave], wave_key, self._num_chunks, films
+                policy, world, starts_B[wave], wave_key, self._num_chunks, videos
             )
             return vars(jax.device_get(select(played, jnp.arange(len(wave)))))
 
@@ -124,10 +124,10 @@ class HostDynamics:
     The filling repeats the last episode and is never simulated.
     """
 
-    def __init__(self, env: HostEnvironment, statistics: ActionStatistics, films: bool):
+    def __init__(self, env: HostEnvironment, statistics: ActionStatistics, videos: bool):
         self._env = env
         self._statistics = statistics
-        self._films = films
+        self._videos = videos
 
     def reset(self, start: np.ndarray, key: jax.Array) -> tuple[int, Observation]:
         del key  # the start decides everything
@@ -137,8 +137,8 @@ class HostDynamics:
         self, state: int, actions_BKA: jax.Array, key: jax.Array
     ) -> tuple[int, Observation, ChunkOutcome]:
         del key  # the physics is deterministic
-        actions = self._statistics.unnormalise(np.asarray(actions_BKA)[:state])
-        seen, outcome = self._env.step(np.asarray(actions), self._films)
+        actions = self._statistics.unnormalize(np.asarray(actions_BKA)[:state])
+        seen, outcome = self._env.step(np.asarray(actions), self._videos)
         return state, self._filled(seen), self._filled(outcome)
 
     def _filled(self, tree: Any) -> Any:
@@ -168,10 +168,10 @@ def shared_out(
 
 def waves(env: HostEnvironment, starts_B: np.ndarray) -> list[np.ndarray]:
     """Rows of the episodes that are played together: of one task, at most `env.wave`."""
-    goal_B = env.goals(starts_B)
+    instruction_id_B = env.instruction_ids(starts_B)
     groups = []
-    for goal in np.unique(goal_B):
-        members = np.flatnonzero(goal_B == goal)
+    for goal in np.unique(instruction_id_B):
+        members = np.flatnonzero(instruction_id_B == goal)
         groups += [members[i : i + env.wave] for i in range(0, len(members), env.wave)]
     return groups
 

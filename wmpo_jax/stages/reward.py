@@ -1,4 +1,4 @@
-"""Stage 5: the success classifier, and the threshold from which it is believed."""
+"""Stage 5: the reward model, and the threshold from which it is believed."""
 
 import time
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from wmpo_jax.algorithm.imagination import film
+from wmpo_jax.algorithm.imagination import imagine_video
 from wmpo_jax.algorithm.trajectory import first_success
 from wmpo_jax.models.videomae import VideoMAE
 from wmpo_jax.report.intervals import reliability
@@ -18,10 +18,10 @@ from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.runtime.mesh import fetch, spread_padded
 from wmpo_jax.stages import networks, training
-from wmpo_jax.stages.agents import VideoJudge, VideoWorldModel, reward_network, success_logits
+from wmpo_jax.stages.agents import VideoRewardModel, VideoWorldModel, reward_network, success_logits
 from wmpo_jax.stages.autoencoder import load_video, recorded
 from wmpo_jax.stages.setting import Setting
-from wmpo_jax.stages.world_model import load_world_model, normalised_actions
+from wmpo_jax.stages.world_model import load_world_model, normalized_actions
 
 LABELLED = ("demos", "rollouts")
 SOURCES = ("camera", "decoded", "imagined")
@@ -31,17 +31,17 @@ THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 6, 51)))
 
 
 def run(setting: Setting) -> None:
-    """Writes checkpoints/reward and the threshold that judges held-out episodes best.
+    """Writes checkpoints/reward and the threshold that reward models held-out episodes best.
 
     The classifier is used on imagined frames only, so it learns and is validated on them too: on
-    the labelled episodes replayed in the world model, with what really happened as the label.
-    Where imagination is unsure, so is the judge then.
+    the labeled episodes replayed in the world model, with what really happened as the label.
+    Where imagination is unsure, so is the reward model then.
     """
     started = time.monotonic()
     section = setting.config.reward
     dreamer = load_world_model(setting, load_video(setting))
     sources = {name: stage for name, stage in recorded(setting).items() if name in LABELLED}
-    sets = {name: _labelled(setting, dreamer, name, stage) for name, stage in sources.items()}
+    sets = {name: _labeled(setting, dreamer, name, stage) for name, stage in sources.items()}
     train, held_out = _split(sets, section.validation_fraction)
     graphdef, params = networks.create(setting, "reward", lambda: _network(setting))
     optimizer = _optimizer(setting)
@@ -61,25 +61,25 @@ def run(setting: Setting) -> None:
         section.checkpoint_every,
         setting,
     )
-    judge = VideoJudge(state.params, graphdef, section.window)
-    scores = {name: _scores(setting, judge, e, "imagined") for name, e in held_out.items()}
+    reward_model = VideoRewardModel(state.params, graphdef, section.window)
+    scores = {name: _scores(setting, reward_model, e, "imagined") for name, e in held_out.items()}
     threshold = _best_threshold(setting, scores, held_out)
     report = {}
     for name, episodes in held_out.items():
-        seen = _scores(setting, judge, episodes, "decoded")
+        seen = _scores(setting, reward_model, episodes, "decoded")
         report[name] = _confusion(setting, seen, episodes, threshold)
         report[f"{name}_imagined"] = _confusion(setting, scores[name], episodes, threshold)
     result = {"threshold": threshold, **report, "calibration": _calibration(scores, held_out)}
     setting.workdir.mark_done("reward", {"seconds": time.monotonic() - started, **result})
 
 
-def load_judge(setting: Setting) -> tuple[VideoJudge, float]:
+def load_reward_model(setting: Setting) -> tuple[VideoRewardModel, float]:
     """The trained classifier and its threshold."""
     graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
     template = training.state_template(setting.mesh, params, _optimizer(setting))
     params = training.load_params(setting, "reward", template)
     threshold = setting.workdir.result("reward")["threshold"]
-    return VideoJudge(params, graphdef, setting.config.reward.window), threshold
+    return VideoRewardModel(params, graphdef, setting.config.reward.window), threshold
 
 
 def _network(setting: Setting) -> VideoMAE:
@@ -91,18 +91,18 @@ def _optimizer(setting: Setting) -> Any:
     return training.adamw(section.learning_rate, section.steps, WEIGHT_DECAY)
 
 
-def _labelled(
+def _labeled(
     setting: Setting, dreamer: VideoWorldModel, name: str, stage: str
 ) -> dict[str, np.ndarray]:
     """The frames of camera, autoencoder and imagination, and when success began."""
     episodes = setting.episodes(name, stage)
     latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
     actions = rearrange(
-        normalised_actions(setting, episodes), "e (n k) a -> e n k a", k=setting.env.chunk
+        normalized_actions(setting, episodes), "e (n k) a -> e n k a", k=setting.env.chunk
     )
     camera = episodes["frames_BTHWC"]
     decode = sharding.compiled(setting.mesh, VideoWorldModel.decode)
-    imagine = sharding.compiled(setting.mesh, film)
+    imagine = sharding.compiled(setting.mesh, imagine_video)
     decoded, imagined = [], []
     for part in range(0, len(actions), REPLAY_BATCH):
         rows = slice(part, part + REPLAY_BATCH)
@@ -117,7 +117,7 @@ def _labelled(
         "imagined_ETHWC": np.concatenate(imagined),
         "success_E": episodes["success_B"],
         "finish_step_E": episodes["finish_step_B"],
-        "goal_E": episodes["goal_B"],
+        "instruction_id_E": episodes["instruction_id_B"],
     }
 
 
@@ -125,7 +125,7 @@ def _split(sets: dict[str, dict[str, Any]], fraction: float) -> tuple[dict, dict
     """Whole episodes go to one side; the last `fraction` (whole groups of rollouts) is held out."""
 
     def cut(episodes: dict[str, Any], head: bool) -> dict[str, Any]:
-        place = round(len(episodes["goal_E"]) * (1.0 - fraction))
+        place = round(len(episodes["instruction_id_E"]) * (1.0 - fraction))
         return {k: v[:place] if head else v[place:] for k, v in episodes.items()}
 
     train = {name: cut(episodes, True) for name, episodes in sets.items()}
@@ -156,27 +156,27 @@ def _windows(
     section = setting.config.reward
     episode_key, end_key, source_key = jax.random.split(key, 3)
     shape = (section.batch_size,)
-    episode_B = jax.random.randint(episode_key, shape, 0, data["goal_E"].shape[0])
+    episode_B = jax.random.randint(episode_key, shape, 0, data["instruction_id_E"].shape[0])
     end_B = jax.random.randint(end_key, shape, 1, setting.env.horizon + 1)
     time_BT = jnp.maximum(end_B[:, None] + jnp.arange(1 - section.window, 1), 0)
-    films = jnp.stack([data[f"{source}_ETHWC"][episode_B[:, None], time_BT] for source in SOURCES])
+    videos = jnp.stack([data[f"{source}_ETHWC"][episode_B[:, None], time_BT] for source in SOURCES])
     source_B = jax.random.randint(source_key, shape, 0, len(SOURCES))
-    frames = films[source_B, jnp.arange(section.batch_size)]
+    frames = videos[source_B, jnp.arange(section.batch_size)]
     labels = data["success_E"][episode_B] & (end_B >= data["finish_step_E"][episode_B])
-    return frames, labels, data["goal_E"][episode_B]
+    return frames, labels, data["instruction_id_E"][episode_B]
 
 
 def _scores(
-    setting: Setting, judge: VideoJudge, episodes: dict[str, Any], source: str
+    setting: Setting, reward_model: VideoRewardModel, episodes: dict[str, Any], source: str
 ) -> np.ndarray:
     """Probability of success after each action, on the frames of `source`; float32 [E, T - 1]."""
     frames = episodes[f"{source}_ETHWC"]
-    before = np.repeat(frames[:, :1], judge.window - 2, axis=1)
-    films, goals = spread_padded(
-        setting.mesh, (np.concatenate([before, frames], axis=1), episodes["goal_E"])
+    before = np.repeat(frames[:, :1], reward_model.window - 2, axis=1)
+    videos, goals = spread_padded(
+        setting.mesh, (np.concatenate([before, frames], axis=1), episodes["instruction_id_E"])
     )
-    score = sharding.compiled(setting.mesh, VideoJudge.score)
-    return fetch(score(judge, films, goals))[: len(frames)]
+    score = sharding.compiled(setting.mesh, VideoRewardModel.score)
+    return fetch(score(reward_model, videos, goals))[: len(frames)]
 
 
 def _best_threshold(setting: Setting, scores: dict, held_out: dict) -> float:

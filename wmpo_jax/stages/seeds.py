@@ -17,7 +17,7 @@ ROLES = (
     "gates",
     "evaluation",
     "oracle",
-    "online",
+    "grpo_on_rollouts",
 )
 BLOCK = 1_000_000
 MAX_RUN_SEED = 200  # len(ROLES) * MAX_RUN_SEED * BLOCK stays below 2**31

@@ -82,7 +82,7 @@ class Setting:
 
     @cached_property
     def statistics(self) -> ActionStatistics:
-        """Those of the demonstrations; every stage normalises actions by them."""
+        """Those of the demonstrations; every stage normalizes actions by them."""
         return ActionStatistics.from_json(load_json(self.statistics_file))
 
     @property

@@ -64,14 +64,14 @@ def _training_data(setting: Setting) -> dict[str, jax.Array] | training.Stream:
         batch_size = setting.config.sft.batch_size
         return training.Stream(setting.loader("sft data", spec, batch_size, clip=True))
     demos = setting.episodes("demos", "demos")
-    labels_ETA = setting.statistics.normalise(demos["labels_BTA"])
+    labels_ETA = setting.statistics.normalize(demos["labels_BTA"])
     count = env.horizon - env.chunk + 1
     chunks = np.stack([labels_ETA[:, s : s + env.chunk] for s in range(count)], axis=1)
     frames = demos["frames_BTHWC"][:, :count]
     return {
         "frame_XHWC": jnp.asarray(frames.reshape(-1, *frames.shape[2:])),
         "chunk_XKA": jnp.asarray(chunks.reshape(-1, *chunks.shape[2:]), jnp.float32),
-        "goal_X": jnp.asarray(np.repeat(demos["goal_B"], count)),
+        "instruction_id_X": jnp.asarray(np.repeat(demos["instruction_id_B"], count)),
     }
 
 
@@ -81,7 +81,7 @@ def _loss(
     """Cross-entropy with ordinal soft labels, mean over the chunk's tokens."""
     section = setting.config.sft
     batch = training.spread(setting.mesh, _batch(section.batch_size, data, key))
-    logits = family.logits_of_frames(params, batch["frame_XHWC"], batch["goal_X"])
+    logits = family.logits_of_frames(params, batch["frame_XHWC"], batch["instruction_id_X"])
     targets = action_tokens.soft_targets(batch["chunk_XKA"], section.soft_label_sigma, family.bins)
     loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
     actions = action_tokens.decode(jnp.argmax(logits, axis=-1), family.bins)
@@ -94,7 +94,7 @@ def _batch(batch_size: int, data: dict[str, jax.Array], key: jax.Array) -> dict[
         return {
             "frame_XHWC": data["frames_BTHWC"][:, -1],
             "chunk_XKA": data["actions_BKA"],
-            "goal_X": data["goal_B"],
+            "instruction_id_X": data["instruction_id_B"],
         }
-    index_B = jax.random.randint(key, (batch_size,), 0, data["goal_X"].shape[0])
+    index_B = jax.random.randint(key, (batch_size,), 0, data["instruction_id_X"].shape[0])
     return {name: values[index_B] for name, values in data.items()}

@@ -103,7 +103,7 @@ def muon(learning_rate: float, steps: int, stacked: str) -> Any:
 
     Args:
       stacked: name of the part whose arrays hold one layer per entry of their leading axis. Layers
-        are orthogonalised one by one (XLA:CPU is slow at batches of small matrices).
+        are orthogonalized one by one (XLA:CPU is slow at batches of small matrices).
     """
     inner = optax.contrib.muon(_warmup_cosine(learning_rate, steps), consistent_rms=0.2)
 
@@ -143,7 +143,7 @@ def create(
     """
     graphdef, params = abstract(mesh, build, chosen)
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
-    # It runs once: on a CPU optimising it would take five times as long as not.
+    # It runs once: on a CPU optimizing it would take five times as long as not.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     make = jax.jit(
         lambda: jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(build(), chosen)),

@@ -1,7 +1,7 @@
 """Stage 4b: the world model, pre-trained on demonstrations and play, aligned on real rollouts.
 
 Two lessons of small scale shape it. Windows are chosen and weighted by inputs only, never by what
-happened in them: a loss that favours moving outcomes makes an optimistic model. And in alignment
+happened in them: a loss that favors moving outcomes makes an optimistic model. And in alignment
 the demonstrations are left out, because they teach "a purposeful motion succeeds", while play stays
 in as the bulk, because 128 rollouts alone would be learnt by heart.
 """
@@ -98,14 +98,14 @@ def _optimizer(setting: Setting) -> Any:
 
 
 def _corpus(setting: Setting) -> Corpus:
-    """Latents and normalised actions of every source of this run's own episodes."""
+    """Latents and normalized actions of every source of this run's own episodes."""
     corpus: Corpus = {}
     for name, stage in recorded(setting).items():
         episodes = setting.episodes(name, stage)
         latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
         corpus[name] = {
             "latents_ETHWC": jnp.asarray(latents["latents_BThwc"]),
-            "actions_ETA": normalised_actions(setting, episodes),
+            "actions_ETA": normalized_actions(setting, episodes),
         }
     return corpus
 
@@ -121,15 +121,15 @@ def _stream(setting: Setting, corpus: Corpus) -> training.Stream:
     return training.Stream(loader, {"video": load_video(setting), **corpus})
 
 
-def normalised_actions(setting: Setting, episodes: Mapping[str, Any]) -> jax.Array:
+def normalized_actions(setting: Setting, episodes: Mapping[str, Any]) -> jax.Array:
     """Executed actions as the world model is told them, float32 [E, T - 1, A].
 
-    Those of a policy are normalised already. Others may lie outside [-1, 1], which is kept: play
+    Those of a policy are normalized already. Others may lie outside [-1, 1], which is kept: play
     moves in ways that demonstrations do not.
     """
     if "actions_BNKA" in episodes:
         return jnp.asarray(rearrange(episodes["actions_BNKA"], "b n k a -> b (n k) a"))
-    actions = setting.statistics.normalise(episodes["actions_BTA"], clip=False)
+    actions = setting.statistics.normalize(episodes["actions_BTA"], clip=False)
     return jnp.asarray(actions, jnp.float32)
 
 

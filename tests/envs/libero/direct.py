@@ -36,12 +36,12 @@ def called_directly(suite: str) -> list[tuple[np.ndarray, np.ndarray]]:
     env.set_init_state(initial_states(suite, TASK)[INIT])
     for _ in range(10):
         seen = env.step([0.0] * 6 + [-1.0])[0]
-    film = [seen]
+    video = [seen]
     for action in actions():
         gripper = -1.0 if action[6] == 1 else 1.0
-        film.append(env.step(np.append(action[:6], gripper))[0])
+        video.append(env.step(np.append(action[:6], gripper))[0])
     env.close()
-    return [(s["agentview_image"][::-1, ::-1], s["robot0_proprio-state"]) for s in film]
+    return [(s["agentview_image"][::-1, ::-1], s["robot0_proprio-state"]) for s in video]
 
 
 def simulated(suite: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -49,14 +49,14 @@ def simulated(suite: str) -> list[tuple[np.ndarray, np.ndarray]]:
     simulator = Simulator(make_protocol(suite, image_size=SIZE))
     simulator.reset(1, TASK, -1, 5)
     frame = simulator.reset(0, TASK, INIT, 0)
-    film = [(frame, simulator.state(0)["proprio"])]
+    video = [(frame, simulator.state(0)["proprio"])]
     for number, action in enumerate(actions()):
         result = simulator.step(0, action[None], "all")
-        film.append((result["frames_KHWC"][0], simulator.state(0)["proprio"]))
+        video.append((result["frames_KHWC"][0], simulator.state(0)["proprio"]))
         if number % 16 == 7:
             simulator.step(1, actions()[:2], "last")
     simulator.close()
-    return film
+    return video
 
 
 def main(suites: list[str]) -> None:

@@ -57,7 +57,7 @@ def test_starts_ask_for_tasks_in_turn_and_stored_ones_are_kept_apart():
     assert env.horizon == 304  # whole chunks around 300 actions
     stored = env.held_out(0, 150)
     assert (stored < 0).all() and len(set(stored.tolist())) == 150
-    assert env.goals(stored).tolist()[:4] == [0, 1, 2, 0]
+    assert env.instruction_ids(stored).tolist()[:4] == [0, 1, 2, 0]
     assert env.instructions[1] == language("libero_goal", 5)
     with pytest.raises(UserError, match="stores 150 initial states"):
         env.held_out(0, 151)

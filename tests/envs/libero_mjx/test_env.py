@@ -17,7 +17,7 @@ JOINTS = 9
 
 
 class Workers:
-    """Draws the first joint as a grey level."""
+    """Draws the first joint as a gray level."""
 
     drawn = 0
 

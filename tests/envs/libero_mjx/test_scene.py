@@ -44,7 +44,7 @@ def test_only_shapes_that_mjx_collides_are_left(models):
 
 
 def test_things_rest_where_they_rested(recorded, models):
-    """In C, one second, nobody acting on them: within half a millimetre of the original."""
+    """In C, one second, nobody acting on them: within half a millimeter of the original."""
     _, episode = recorded
     places = []
     for model in models:

@@ -32,9 +32,9 @@ def test_square_is_played(square):
     actions = np.zeros((2, 8, 7))
     actions[..., 2], actions[..., 6] = -0.5, 1.0
     first = np.asarray(square.reset(starts).frame_BHWC)
-    seen, outcome = square.step(actions, films=True)
+    seen, outcome = square.step(actions, videos=True)
     again = np.asarray(square.reset(starts).frame_BHWC)
-    seen_again, _ = square.step(actions, films=True)
+    seen_again, _ = square.step(actions, videos=True)
     assert first.shape == (2, 64, 64, 3) and first.std() > 10
     assert (first[0] != first[1]).any()
     np.testing.assert_array_equal(first, again)

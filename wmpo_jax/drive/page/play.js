@@ -73,7 +73,7 @@ async function reset() {
   const answer = await call("reset", { role: at("role").value, number: at("number").valueAsNumber });
   episode = answer.episode;
   curves = { error: [], real: [], imagined: [] };
-  at("goal").textContent = `“${answer.goal}”`;
+  at("instruction").textContent = `“${answer.instruction}”`;
   at("outcomes").textContent = Object.entries(answer.outcomes)
     .map(([policy, solved]) => `${policy} ${solved ? "solved" : "failed"} it`).join(", ");
   at("steps").textContent = 0;

@@ -62,7 +62,7 @@ class LiberoEnv:
         golden.check()
         return WorkerPool(self.evaluation, self._workers)
 
-    def goals(self, starts_B: np.ndarray) -> np.ndarray:
+    def instruction_ids(self, starts_B: np.ndarray) -> np.ndarray:
         starts_B = np.asarray(starts_B)
         numbers_B = np.where(starts_B < 0, -1 - starts_B, starts_B)
         return (numbers_B % len(self.instructions)).astype(np.int32)
@@ -80,18 +80,18 @@ class LiberoEnv:
 
     def reset(self, starts_B: np.ndarray) -> Observation:
         frames: Any = self._pool.reset([self._start(int(start)) for start in starts_B])
-        self._goal_B: Any = self.goals(starts_B)
-        return Observation(frame_BHWC=frames, goal_B=self._goal_B)
+        self._goal_B: Any = self.instruction_ids(starts_B)
+        return Observation(frame_BHWC=frames, instruction_id_B=self._goal_B)
 
-    def step(self, actions_BKA: np.ndarray, films: bool) -> tuple[Observation, ChunkOutcome]:
-        results = self._pool.step(np.asarray(actions_BKA), "all" if films else "last")
+    def step(self, actions_BKA: np.ndarray, videos: bool) -> tuple[Observation, ChunkOutcome]:
+        results = self._pool.step(np.asarray(actions_BKA), "all" if videos else "last")
         frames = _column(results, "frames_KHWC")
         outcome = ChunkOutcome(
             frames_BKHWC=frames,
             success_BK=_column(results, "success_K"),
             invalid_B=_column(results, "invalid"),
         )
-        return Observation(frame_BHWC=frames[:, -1], goal_B=self._goal_B), outcome
+        return Observation(frame_BHWC=frames[:, -1], instruction_id_B=self._goal_B), outcome
 
     def states(self) -> list[dict[str, np.ndarray]]:
         """Joint positions and proprioception of the wave; see `simulator.Simulator.state`."""
@@ -105,8 +105,8 @@ class LiberoEnv:
         on_batch: Callable[[int], None] = lambda episodes: None,
     ) -> Episodes:
         """Episodes one task after the other, so that few models are built; order as given."""
-        goal_B: Any = self.goals(starts_B)
-        order = np.argsort(goal_B, kind="stable")
+        instruction_id_B: Any = self.instruction_ids(starts_B)
+        order = np.argsort(instruction_id_B, kind="stable")
         starts = [self._start(int(starts_B[b])) for b in order]
         results = self._pool.record(starts, actor, noise, self.horizon, on_batch)
         results = [results[place] for place in np.argsort(order)]
@@ -114,7 +114,7 @@ class LiberoEnv:
             frames_BTHWC=_column(results, "frames_THWC"),
             actions_BTA=_column(results, "actions_TA"),
             labels_BTA=_column(results, "labels_TA"),
-            goal_B=goal_B,
+            instruction_id_B=instruction_id_B,
             success_B=_column(results, "success"),
             finish_step_B=_column(results, "finish_step").astype(np.int32),
             invalid_B=_column(results, "invalid"),

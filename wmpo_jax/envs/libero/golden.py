@@ -26,7 +26,7 @@ FILE = resources.files("wmpo_jax.envs.libero").joinpath("golden.json")
 PROTOCOL = {"suite": "libero_spatial", "tasks": (0,), "image_size": 64}
 STEPS = 16
 # Physics is deterministic on one machine; other processors round differently and contacts amplify.
-POSITION_TOLERANCE = 1e-3  # metres or radians
+POSITION_TOLERANCE = 1e-3  # meters or radians
 # Mean level of 8 x 8 tiles: renderers differ at edges, a turned or black picture everywhere.
 PIXEL_TOLERANCE = 6.0
 TILES = 8

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-REACH = 0.05  # metres that a full action asks for
-NEAR = 0.015  # metres from a waypoint at which it counts as reached
-HOVER = 0.12  # metres above things at which the hand travels
+REACH = 0.05  # meters that a full action asks for
+NEAR = 0.015  # meters from a waypoint at which it counts as reached
+HOVER = 0.12  # meters above things at which the hand travels
 GRIP_STEPS = 10  # control steps that the fingers need from end to end, and two more
-FINGER_OPENING = 0.04  # metres, half the widest
-BELOW_TOP = 0.02  # metres below an object's top at which it is grasped
-DROP = 0.06  # metres above the target at which it is let go
+FINGER_OPENING = 0.04  # meters, half the widest
+BELOW_TOP = 0.02  # meters below an object's top at which it is grasped
+DROP = 0.06  # meters above the target at which it is let go
 
 PLAY_SEGMENT = 8  # control steps between two waypoints of play
-PLAY_SPREAD = 0.08  # metres, standard deviation of a waypoint around an object
-PLAY_HEIGHT = 0.25  # metres above an object, the highest waypoint
+PLAY_SPREAD = 0.08  # meters, standard deviation of a waypoint around an object
+PLAY_HEIGHT = 0.25  # meters above an object, the highest waypoint
 PLAY_NOISE = 0.2  # action units
 
 
 def steer(position: np.ndarray, goal: np.ndarray, gripper: float) -> np.ndarray:
-    """The action that moves the hand straight toward `goal`, metres [3]."""
+    """The action that moves the hand straight toward `goal`, meters [3]."""
     move = np.clip((goal - position) / REACH, -1.0, 1.0)
     return np.concatenate([move, np.zeros(3), [gripper]])
 
@@ -97,19 +97,19 @@ ACTORS = {"expert": PickAndPlace, "play": Play}
 
 
 def hand_position(env: Any) -> np.ndarray:
-    """Of the grip site, metres [3]."""
+    """Of the grip site, meters [3]."""
     return env.sim.data.site_xpos[env.robots[0].eef_site_id].copy()
 
 
 def place_of(env: Any, name: str) -> np.ndarray:
-    """Of an object, a fixture or a region of one, metres [3]."""
+    """Of an object, a fixture or a region of one, meters [3]."""
     if name in env.obj_body_id:
         return env.sim.data.body_xpos[env.obj_body_id[name]].copy()
     return env.sim.data.get_site_xpos(name).copy()
 
 
 def extent(env: Any, name: str) -> tuple[float, float]:
-    """Radius of an object's wall and height of its top above the object's origin, metres.
+    """Radius of an object's wall and height of its top above the object's origin, meters.
 
     From the geoms it touches with: LIBERO's own offsets of a bowl miss its rim by 2 cm.
     """

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-REACH = 0.05  # metres that a full action asks for
+REACH = 0.05  # meters that a full action asks for
 TURN = 0.5  # radians, likewise
 STIFFNESS = 150.0  # 1/s^2, for the hand's position and orientation
 DAMPING = 2.0 * STIFFNESS**0.5
@@ -22,9 +22,9 @@ class Arm(struct.PyTreeNode):
     """What the controller reads of the arm's seven joints and the hand, at one moment.
 
     Attributes:
-      position: of the grip site, metres [3].
+      position: of the grip site, meters [3].
       rotation: of the same, [3, 3], from its frame to the world's.
-      jacobian: [6, 7] of the site: metres, then radians, per radian of a joint.
+      jacobian: [6, 7] of the site: meters, then radians, per radian of a joint.
       mass: joint-space inertia [7, 7], kg m^2.
       bias: torques of gravity, Coriolis and centrifugal forces [7], Nm.
       angle, speed: of the joints [7], rad and rad/s.
@@ -43,7 +43,7 @@ class Memory(struct.PyTreeNode):
     """What the controller remembers.
 
     Attributes:
-      position, rotation: where the hand should be, metres [3] and [3, 3].
+      position, rotation: where the hand should be, meters [3] and [3, 3].
       posture: joint angles it falls back to [7], rad.
       fingers: commanded opening of both fingers in [-1, 1], [2].
     """

@@ -35,7 +35,7 @@ class Fidelity:
       task: its number in the suite. episodes: how many.
       successes: in C, and mjx_successes in MJX. agree: episodes with the same outcome.
       hand_mm, thing_mm: median error of hand and moved thing after `TIMES` and at the end,
-        millimetres; thing_p90_mm: the 90th percentile of the thing's.
+        millimeters; thing_p90_mm: the 90th percentile of the thing's.
       invalid: episodes in which MJX broke down.
     """
 
@@ -119,15 +119,15 @@ def compare(
         successes=sum(wanted),
         mjx_successes=sum(outcomes),
         agree=int(agree.sum()),
-        hand_mm=_millimetres(np.median(hand, axis=0)),
-        thing_mm=_millimetres(np.median(thing, axis=0)),
-        thing_p90_mm=_millimetres(np.percentile(thing, 90, axis=0)),
+        hand_mm=_millimeters(np.median(hand, axis=0)),
+        thing_mm=_millimeters(np.median(thing, axis=0)),
+        thing_p90_mm=_millimeters(np.percentile(thing, 90, axis=0)),
         invalid=sum(invalid),
     )
 
 
-def _millimetres(metres: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.round(1e3 * metres, 2))
+def _millimeters(meters: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.round(1e3 * meters, 2))
 
 
 def stored(suite: str) -> dict[int, Fidelity]:

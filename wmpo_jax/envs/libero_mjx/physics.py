@@ -23,7 +23,7 @@ from wmpo_jax.runtime.errors import UserError
 
 SUBSTEPS = 25  # of 2 ms: control at 20 Hz
 ARM = 7  # joints of the arm: the first of the model
-ON_TOP = 0.03  # metres between two middles, seen from above (LIBERO, ObjectState.check_ontop)
+ON_TOP = 0.03  # meters between two middles, seen from above (LIBERO, ObjectState.check_ontop)
 _SITE = "gripper0_grip_site"
 
 
@@ -49,7 +49,7 @@ class State(struct.PyTreeNode):
 
     Attributes:
       start: as in `Start`, moved on.
-      hand, thing: positions of the grip site and of the goal's thing, metres [3], one substep ago.
+      hand, thing: positions of the grip site and of the goal's thing, meters [3], one substep ago.
       success: bool, latched.
       invalid: bool, latched: something became infinite or NaN, and the world is frozen before it.
       step: int32, control steps executed.

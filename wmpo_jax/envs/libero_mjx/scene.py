@@ -23,8 +23,8 @@ import scipy.spatial
 FEET = 16  # points per thing that may touch the table and fixtures
 HAND_FEET = 8  # the same of a part of the hand
 LOWEST_FEET = 4  # among them, at the height on which a thing stands
-LEVEL = 1e-3  # metres that count as one height
-FOOT_RADIUS = 1e-4  # metres
+LEVEL = 1e-3  # meters that count as one height
+FOOT_RADIUS = 1e-4  # meters
 _FIXTURE_BIT = 2  # of contype and conaffinity: fixtures and feet
 SLICES = 4  # boxes in the place of a mesh
 MAX_GEOM_PAIRS = 160
@@ -136,7 +136,7 @@ def _add_feet(body: mujoco.MjsBody, model: mujoco.MjModel) -> None:
 
 
 def _corners(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """Of a box, in its body's frame, metres [8, 3]."""
+    """Of a box, in its body's frame, meters [8, 3]."""
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
     turn = np.zeros(9)
     mujoco.mju_quat2Mat(turn, model.geom_quat[geom])
@@ -175,7 +175,7 @@ def _stack_boxes(geom: mujoco.MjsGeom, original: mujoco.MjModel, number: int) ->
 
 
 def _vertices(original: mujoco.MjModel, number: int) -> np.ndarray:
-    """Of a mesh geom, in the geom's own frame, metres [V, 3]."""
+    """Of a mesh geom, in the geom's own frame, meters [V, 3]."""
     mesh = original.geom_dataid[number]
     start = original.mesh_vertadr[mesh]
     return original.mesh_vert[start : start + original.mesh_vertnum[mesh]].astype(float)

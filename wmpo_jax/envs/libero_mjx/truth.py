@@ -29,7 +29,7 @@ def episode(simulator: Simulator, task: int, number: int) -> dict[str, np.ndarra
     """One noisy pick-and-place from stored initial state `number`, seen by no camera.
 
     Returns:
-      The fields of `start`, and actions_TA (LIBERO's own), hand_T3 and thing_T3 (metres, after each
+      The fields of `start`, and actions_TA (LIBERO's own), hand_T3 and thing_T3 (meters, after each
       action) and success_T (bool, at that moment).
     """
     simulator.reset(0, task, number, 0)

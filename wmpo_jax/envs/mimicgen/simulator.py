@@ -21,14 +21,14 @@ class MimicgenSimulator(Simulator):
 
     def _make(self, task: int) -> Any:
         del task  # there is one
-        return _Judged(self.protocol.suite, self.protocol.camera, self.protocol.image_size)
+        return _Scored(self.protocol.suite, self.protocol.camera, self.protocol.image_size)
 
     def _turn(self, image_HWC: np.ndarray) -> np.ndarray:
         """robosuite's rows run from the bottom up, as OpenGL's do."""
         return np.ascontiguousarray(image_HWC[::-1])
 
 
-class _Judged:
+class _Scored:
     """A robosuite environment that looks like LIBERO's wrapper: `done` means success."""
 
     def __init__(self, name: str, camera: str, image_size: int) -> None:

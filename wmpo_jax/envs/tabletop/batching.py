@@ -1,6 +1,6 @@
 """Keeps large batches of MJX worlds from hanging on a CPU.
 
-jaxlib 0.10 cuts a batch of small Cholesky factorisations into tasks for the very thread pool that
+jaxlib 0.10 cuts a batch of small Cholesky factorizations into tasks for the very thread pool that
 runs it, and waits for them there. Two that run at once, as MJX's do, wait for each other for ever
 on a machine of two cores. A batch too small to be worth cutting is safe.
 """

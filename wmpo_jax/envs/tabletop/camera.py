@@ -1,10 +1,10 @@
 """A camera that looks at a MuJoCo model and makes pixels inside jit.
 
 Everything it shows is read from the compiled model: geoms, materials, lights, headlight, camera.
-What it leaves out of MuJoCo's own picture: specular highlights, textures (their mean colour stands
+What it leaves out of MuJoCo's own picture: specular highlights, textures (their mean color stands
 in), reflections, fog, transparency and sites.
 
-For speed on a CPU everything is element-wise over rays and a ray's colour ends in one uint32, so
+For speed on a CPU everything is element-wise over rays and a ray's color ends in one uint32, so
 XLA compiles the whole picture into one loop without intermediate arrays. Stacking channels earlier
 costs a factor of a hundred. Local letters: G geoms of the model, R rays.
 """
@@ -31,7 +31,7 @@ Poses = dict[int, tuple[jax.Array, jax.Array]]  # geom index -> position [3], ro
 
 @dataclasses.dataclass(frozen=True)
 class Geom:
-    """A visible geom: its index in the model, its MuJoCo type and half-sizes in metres."""
+    """A visible geom: its index in the model, its MuJoCo type and half-sizes in meters."""
 
     index: int
     kind: int
@@ -45,15 +45,15 @@ class Camera:
     Attributes:
       height, width: pixels.
       supersample: n, each pixel is the mean of n x n rays.
-      position: metres. rotation_33: columns are the camera's x (right), y (up), z (backwards).
+      position: meters. rotation_33: columns are the camera's x (right), y (up), z (backwards).
       fovy: vertical field of view in degrees.
-      near, far: metres along the viewing axis between which things are drawn.
+      near, far: meters along the viewing axis between which things are drawn.
       geoms: what is visible.
       lights: the first of them casts shadows if `shadowed`, the others never do.
       ambient_C: the ambient light of all lights together, 0..1.
-      background_C: colour where a ray meets nothing, 0..1.
-      geom_rgba_G4: colours as drawn (materials resolved), 0..1; the start for `render`'s override.
-      emission_G: share of its colour that a geom shows without light.
+      background_C: color where a ray meets nothing, 0..1.
+      geom_rgba_G4: colors as drawn (materials resolved), 0..1; the start for `render`'s override.
+      emission_G: share of its color that a geom shows without light.
     """
 
     height: int
@@ -114,9 +114,9 @@ class Camera:
         """The picture of one world; vmap it over worlds.
 
         Args:
-          geom_xpos_G3: float32 metres, every geom of the model (`mjx.Data.geom_xpos`).
+          geom_xpos_G3: float32 meters, every geom of the model (`mjx.Data.geom_xpos`).
           geom_xmat_G33: float32 rotations (`mjx.Data.geom_xmat`).
-          geom_rgba_G4: colours in 0..1 instead of `self.geom_rgba_G4`; alpha is not looked at.
+          geom_rgba_G4: colors in 0..1 instead of `self.geom_rgba_G4`; alpha is not looked at.
 
         Returns:
           uint8 [H, W, 3], 0..255, row 0 at the top.
@@ -137,7 +137,7 @@ class Camera:
         return pixels.reshape(self.height, self.width, 3)
 
     def segment(self, geom_xpos_G3: jax.Array, geom_xmat_G33: jax.Array) -> jax.Array:
-        """Which geom is seen at each pixel centre: int32 [H, W], -1 for the background."""
+        """Which geom is seen at each pixel center: int32 [H, W], -1 for the background."""
         poses = self._poses(geom_xpos_G3, geom_xmat_G33)
         _, index = self._nearest(poses, _rays(self, 1))
         return index.reshape(self.height, self.width)
@@ -154,7 +154,7 @@ class Camera:
         return red | green << 8 | blue << 16
 
     def _nearest(self, poses: Poses, rays: Vec3) -> tuple[jax.Array, jax.Array]:
-        """Depth (metres along the viewing axis) and geom index of what each ray meets first."""
+        """Depth (meters along the viewing axis) and geom index of what each ray meets first."""
         depth = jnp.full_like(rays[0], self.far)
         index = jnp.full(depth.shape, -1, jnp.int32)
         for geom in self.geoms:
@@ -190,14 +190,14 @@ class Camera:
 
     def _reached(self, poses: Poses, point: Vec3) -> jax.Array:
         """Whether nothing stands between the point and the first light; planes cast no shadow."""
-        towards, light_at = self.lights[0].seen_from(point)
+        toward, light_at = self.lights[0].seen_from(point)
         free = jnp.ones(point[0].shape, bool)
         for geom in self.geoms:
             if geom.kind == mujoco.mjtGeom.mjGEOM_PLANE:
                 continue
             xpos_3, xmat_33 = poses[geom.index]
             origin = raycast.place_local(xpos_3, xmat_33, point)
-            direction = raycast.turn_local(xmat_33, towards)
+            direction = raycast.turn_local(xmat_33, toward)
             t = raycast.ENTER[geom.kind](geom.size, origin, direction)
             free &= (t < _SHADOW_GAP) | (t > light_at)
         return free
@@ -205,7 +205,7 @@ class Camera:
     def _channel(
         self, channel: int, rgba_G4: jax.Array, index: jax.Array, received: list[jax.Array]
     ) -> jax.Array:
-        """One colour channel, uint32 0..255 [R]."""
+        """One color channel, uint32 0..255 [R]."""
         light = jnp.full(index.shape, self.ambient_C[channel], jnp.float32)
         for source, share in zip(self.lights, received, strict=True):
             light += source.diffuse[channel] * share
@@ -217,7 +217,7 @@ class Camera:
 
 
 def _rays(camera: Camera, supersample: int) -> Vec3:
-    """World directions [n * n, H * W] through (sub)pixel centres; depth grows by 1 along each."""
+    """World directions [n * n, H * W] through (sub)pixel centers; depth grows by 1 along each."""
     n = supersample
     top = np.tan(np.deg2rad(camera.fovy) / 2)
     right = top * camera.width / camera.height

@@ -22,10 +22,10 @@ class Physics(struct.PyTreeNode):
     """The part of `mjx.Data` that has to survive a control step, for one world.
 
     Attributes:
-      qpos, qvel: generalised positions and velocities.
-      target: position the tool is commanded to go to, metres [3].
+      qpos, qvel: generalized positions and velocities.
+      target: position the tool is commanded to go to, meters [3].
       warmstart: accelerations that the constraint solver starts from.
-      mocap_pos: positions of the bodies that nothing moves, metres [M, 3].
+      mocap_pos: positions of the bodies that nothing moves, meters [M, 3].
       geom_xpos, geom_xmat: poses of the geoms in the world [G, 3] and [G, 3, 3], at `qpos`.
     """
 
@@ -39,7 +39,7 @@ class Physics(struct.PyTreeNode):
 
     @property
     def tool(self) -> jax.Array:
-        """Position of the tool's centre, metres [3]."""
+        """Position of the tool's center, meters [3]."""
         return self.qpos[:3]
 
 
@@ -48,7 +48,7 @@ class Layout(struct.PyTreeNode):
 
     qpos: jax.Array
     mocap_pos: jax.Array
-    goal: jax.Array
+    instruction_id: jax.Array
 
 
 class Task(Protocol):
@@ -56,9 +56,9 @@ class Task(Protocol):
 
     Attributes:
       model: the compiled scene, with a camera called "table" and the tool first in `qpos`.
-      reach: metres that a full action moves the commanded target.
+      reach: meters that a full action moves the commanded target.
       substeps: physics steps in a control step.
-      low, high: corners of the tool's workspace, metres, three each.
+      low, high: corners of the tool's workspace, meters, three each.
       toys: ids of the geoms that play should meet.
       hand: what the tool carries; it reads what an action holds beyond motion.
     """
@@ -87,7 +87,7 @@ class Task(Protocol):
         ...
 
     def colors(self, state: EnvState) -> jax.Array | None:
-        """RGBA of every geom [G, 4], or None for the colours of the model."""
+        """RGBA of every geom [G, 4], or None for the colors of the model."""
         ...
 
     def expert(self, state: EnvState, bias: float) -> jax.Array: ...
@@ -117,7 +117,7 @@ class TabletopEnv:
         data = self._data.replace(qpos=layout.qpos, mocap_pos=layout.mocap_pos)
         return EnvState(
             physics=self._keep(mjx.kinematics(self._model, data), layout.qpos[:3]),
-            goal=layout.goal,
+            instruction_id=layout.instruction_id,
             success=jnp.zeros((), bool),
             invalid=jnp.zeros((), bool),
             step=jnp.zeros((), jnp.int32),

@@ -61,8 +61,8 @@ class Suction:
       model: the scene, with a weld from the tool to each of `blocks`, in that order, and nothing
         else among its equalities.
       blocks: names of the bodies (and their free joints) that can be caught.
-      radius: metres between the axes of cup and block within which it catches.
-      gap: metres between the tool's centre and that of the block below it within which it catches.
+      radius: meters between the axes of cup and block within which it catches.
+      gap: meters between the tool's center and that of the block below it within which it catches.
     """
 
     def __init__(

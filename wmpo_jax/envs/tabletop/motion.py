@@ -6,18 +6,18 @@ import jax.numpy as jnp
 # A demonstrator who aims past the target does so to the left and a little away from the camera.
 BIAS_DIRECTION = (-0.94, 0.34)
 
-DRIFT_EDGE = -0.04  # metres; right of this an expert whose aim drifts is off,
+DRIFT_EDGE = -0.04  # meters; right of this an expert whose aim drifts is off,
 DRIFT_WIDTH = 0.02  # and over so many it goes from right to wrong
 
 PLAY_SEGMENT = 4  # control steps between two waypoints of random play
 PLAY_NEAR = 0.5  # probability that a waypoint lies near some object
-PLAY_SPREAD = 0.10  # metres, standard deviation of a near waypoint around its object
+PLAY_SPREAD = 0.10  # meters, standard deviation of a near waypoint around its object
 PLAY_LOW = 0.5  # probability that a waypoint lies at the bottom of the workspace
 PLAY_NOISE = 0.25  # standard deviation of the noise on an action, in action units
 
 
 def steer(position: jax.Array, goal: jax.Array, reach: float) -> jax.Array:
-    """The action in [-1, 1] that moves toward `goal` when one unit moves `reach` metres."""
+    """The action in [-1, 1] that moves toward `goal` when one unit moves `reach` meters."""
     return jnp.clip((goal - position) / reach, -1.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What a MuJoCo model says about light and colour, and Lambert's law for it."""
+"""What a MuJoCo model says about light and color, and Lambert's law for it."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from wmpo_jax.envs.tabletop.raycast import MISS, Vec3
 
 Triple = tuple[float, float, float]
 
-_UNSET_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)  # then MuJoCo draws the material's colour
+_UNSET_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)  # then MuJoCo draws the material's color
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Light:
     Attributes:
       direction: unit vector in which it shines.
       diffuse: red, green, blue, 0..1.
-      position: metres; None for a directional light.
+      position: meters; None for a directional light.
       attenuation: constant, linear and quadratic coefficient of OpenGL's falloff with distance.
       cutoff_degrees, exponent: OpenGL's spot cone; 180 shines everywhere.
     """
@@ -35,7 +35,7 @@ class Light:
     exponent: float = 0.0
 
     def seen_from(self, point: Vec3) -> tuple[Vec3, jax.Array]:
-        """Unit direction towards the light and its distance in metres."""
+        """Unit direction toward the light and its distance in meters."""
         if self.position is None:
             x, y, z = self.direction
             return raycast.vector((-x, -y, -z)), jnp.float32(MISS / 2)
@@ -44,18 +44,18 @@ class Light:
 
 
 def lambert(light: Light, point: Vec3, normal: Vec3) -> jax.Array:
-    """Share of the light's diffuse colour that an unshadowed surface receives.
+    """Share of the light's diffuse color that an unshadowed surface receives.
 
     The equations are OpenGL's (2.1 specification, section 2.14), which MuJoCo draws with.
     """
-    towards, distance = light.seen_from(point)
-    share = jnp.maximum(raycast.dot(normal, towards), 0.0)
+    toward, distance = light.seen_from(point)
+    share = jnp.maximum(raycast.dot(normal, toward), 0.0)
     if light.position is None:
         return share
     constant, linear, quadratic = light.attenuation
     share = share / (constant + linear * distance + quadratic * distance**2)
     if light.cutoff_degrees < 180:
-        cosine = -raycast.dot(towards, raycast.vector(light.direction))
+        cosine = -raycast.dot(toward, raycast.vector(light.direction))
         inside = cosine > np.cos(np.deg2rad(light.cutoff_degrees))
         share = jnp.where(inside, share * jnp.maximum(cosine, 0.0) ** light.exponent, 0.0)
     return share
@@ -100,7 +100,7 @@ def _read_light(model: mujoco.MjModel, data: mujoco.MjData, index: int) -> Light
 
 
 def read_rgba(model: mujoco.MjModel) -> np.ndarray:
-    """float32 [G, 4] colour of each geom as MuJoCo draws it, textures replaced by their mean."""
+    """float32 [G, 4] color of each geom as MuJoCo draws it, textures replaced by their mean."""
     rgba_G4 = model.geom_rgba.copy()
     for index in np.flatnonzero(model.geom_matid >= 0):
         material = model.geom_matid[index]
@@ -113,7 +113,7 @@ def read_rgba(model: mujoco.MjModel) -> np.ndarray:
 
 
 def read_background(model: mujoco.MjModel) -> np.ndarray:
-    """float [3]: the mean colour of the sky; black without one, as in MuJoCo."""
+    """float [3]: the mean color of the sky; black without one, as in MuJoCo."""
     skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
     return _mean_color(model, skies[0]) if skies.size else np.zeros(3)
 

@@ -1,7 +1,7 @@
 """Rays against MuJoCo's primitive shapes, written so that XLA fuses a whole picture into few loops.
 
 A vector is a tuple of three arrays (x, y, z) that broadcast against each other: for camera rays the
-origin is one point and the direction an array over rays, for shadow rays towards a distant light it
+origin is one point and the direction an array over rays, for shadow rays toward a distant light it
 is the other way round. Every `enter_*` answers, in the shape's own frame (MuJoCo's conventions:
 half-sizes, axis along z), at which multiple of `direction` the ray enters the shape, or MISS.
 Directions need not have unit length. Only the entry is ever needed: seen from its own lit surface a

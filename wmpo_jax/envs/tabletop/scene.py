@@ -1,4 +1,4 @@
-"""MJCF for a coloured table, a tool on three slide joints, one slanted light and one steep camera.
+"""MJCF for a colored table, a tool on three slide joints, one slanted light and one steep camera.
 
 The shadow of the light tells the height that a steep camera alone hides.
 """
@@ -21,12 +21,12 @@ BLOCK_DAMPING = 0.5  # N s/m, keeps a block that was hit from sliding off the ta
 
 
 def camera_xml(view_width: float, elevation: float = 80.0, distance: float = 2.0) -> str:
-    """A camera named "table" that sees `view_width` metres across the origin, tilted from above.
+    """A camera named "table" that sees `view_width` meters across the origin, tilted from above.
 
     Args:
-      view_width: metres that fit into the picture at the height of the table.
+      view_width: meters that fit into the picture at the height of the table.
       elevation: degrees above the table; 90 looks straight down.
-      distance: metres from the origin; the further, the smaller the change of scale with height.
+      distance: meters from the origin; the further, the smaller the change of scale with height.
     """
     e = math.radians(elevation)
     fovy = 2 * math.degrees(math.atan(view_width / 2 / distance))
@@ -53,10 +53,10 @@ def table_scene(
 
     Args:
       camera: MJCF of the camera.
-      tip: MJCF of the tool's geoms, placed around the tool's centre; those of contype 2 touch
+      tip: MJCF of the tool's geoms, placed around the tool's center; those of contype 2 touch
         blocks, those of contype 0 touch nothing.
       bodies: MJCF of everything else.
-      workspace: lowest and highest corner that the tool's centre may reach, metres.
+      workspace: lowest and highest corner that the tool's center may reach, meters.
       options: MJCF `<option>` element: time step, solver, flags.
       stiffness: of the position actuators, N/m, for a tool of 1 kg without weight.
       damping: of the same, N s/m.
@@ -103,7 +103,7 @@ def free_qpos(model: mujoco.MjModel, body: str) -> range:
 
 
 def block_xml(name: str, half: float, rgba: str) -> str:
-    """A cube of `half` metres half-side that moves freely, and heavily, as if in thin oil."""
+    """A cube of `half` meters half-side that moves freely, and heavily, as if in thin oil."""
     return f"""
     <body name="{name}">
       <joint type="free" damping="{BLOCK_DAMPING}"/>
@@ -118,7 +118,7 @@ def suction_welds_xml(blocks: Sequence[str]) -> str:
 
 
 def scatter(key: jax.Array, count: int, half: float, gap: float) -> jax.Array:
-    """`count` points [count, 2] in a square of half-side `half`, at least `gap` metres apart.
+    """`count` points [count, 2] in a square of half-side `half`, at least `gap` meters apart.
 
     If none of 64 draws keeps the gap, the best of them is taken.
     """

@@ -13,7 +13,7 @@ GROUP_NORM_EPSILON = 1e-6
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation over (H, W, channels of the group), statistics in float32.
+    """Group normalization over (H, W, channels of the group), statistics in float32.
 
     Channels are reduced over space first and joined to groups afterwards, and the result is one
     multiply-add per pixel: on XLA:CPU this is several times faster than reshaping to groups.
@@ -28,10 +28,10 @@ class GroupNorm(nnx.Module):
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         x_BHWC = x_BHWC.astype(jnp.float32)
         mean_BC = self._share_in_group(x_BHWC.mean((1, 2)))
-        centred_BHWC = x_BHWC - mean_BC[:, None, None]
-        var_BC = self._share_in_group(jnp.square(centred_BHWC).mean((1, 2)))
+        centerd_BHWC = x_BHWC - mean_BC[:, None, None]
+        var_BC = self._share_in_group(jnp.square(centerd_BHWC).mean((1, 2)))
         gain_BC = self.scale[...] * jax.lax.rsqrt(var_BC + GROUP_NORM_EPSILON)
-        y_BHWC = centred_BHWC * gain_BC[:, None, None] + self.bias[...]
+        y_BHWC = centerd_BHWC * gain_BC[:, None, None] + self.bias[...]
         return y_BHWC.astype(self.dtype)
 
     def _share_in_group(self, x_BC: jax.Array) -> jax.Array:
@@ -150,7 +150,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Nearest-neighbour doubling and a 3x3 convolution, computed as one matrix product.
+    """Nearest-neighbor doubling and a 3x3 convolution, computed as one matrix product.
 
     On the doubled image each 3x3 window touches only 2x2 different low-resolution pixels. So the
     kernel is folded to four 2x2 kernels, one per position within a doubled pixel, and applied

@@ -68,7 +68,7 @@ class AutoencoderKLConfig:
 
 
 class Encoder(nnx.Module):
-    """Image -> features of the posterior, before the quantisation convolution."""
+    """Image -> features of the posterior, before the quantization convolution."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         channels, groups, dtype = config.block_out_channels, config.norm_num_groups, config.dtype
@@ -129,7 +129,7 @@ class EncoderBlock(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latent map (after the post-quantisation convolution) -> image."""
+    """Latent map (after the post-quantization convolution) -> image."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         channels, groups, dtype = (

@@ -32,8 +32,8 @@ def rotary_table(config: STDiTConfig, start: int, length: int) -> tuple[jax.Arra
 def rotate(x_BTSHD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates channel j of the first half with channel j of the second half.
 
-    The original rotates neighbours (0, 1), (2, 3), ...; `weights.py` reorders the channels of a
-    head once instead, because halves are contiguous and neighbours are not.
+    The original rotates neighbors (0, 1), (2, 3), ...; `weights.py` reorders the channels of a
+    head once instead, because halves are contiguous and neighbors are not.
     """
     cos, sin = table
     first, second = jnp.split(x_BTSHD, 2, axis=-1)
@@ -47,7 +47,7 @@ def rms_norm(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with a fused projection and RMS-normalised queries and keys."""
+    """Multi-head attention with a fused projection and RMS-normalized queries and keys."""
 
     def __init__(self, config: STDiTConfig, *, zero_output: bool, rngs: nnx.Rngs):
         self.head_dim = config.head_dim
@@ -63,7 +63,7 @@ class Attention(nnx.Module):
         )
 
     def heads(self, x_BTSD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Normalised queries, normalised keys, values, each (B, T, S, heads, head_dim)."""
+        """Normalized queries, normalized keys, values, each (B, T, S, heads, head_dim)."""
         q, k, v = (
             part.reshape(*part.shape[:-1], -1, self.head_dim)
             for part in jnp.split(self.qkv(x_BTSD), 3, axis=-1)

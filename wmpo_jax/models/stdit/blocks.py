@@ -58,9 +58,9 @@ def position_embedding(
 def layer_norm(x: jax.Array) -> jax.Array:
     """LayerNorm without parameters, computed in float32."""
     x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + NORM_EPSILON)).astype(x.dtype)
+    centerd = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centerd), axis=-1, keepdims=True)
+    return (centerd * jax.lax.rsqrt(variance + NORM_EPSILON)).astype(x.dtype)
 
 
 def modulated_norm(x_BTSD: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:

@@ -19,10 +19,10 @@ class STDiTConfig:
       pred_sigma: the output has 2C channels, of which only the first C are used (as released).
       action_dim: length of the conditioning vector of one frame.
       history, chunk: condition frames, then predicted frames, of a window.
-      input_square_px: image side at which neighbouring tokens are one unit of position apart.
+      input_square_px: image side at which neighboring tokens are one unit of position apart.
       dtype: compute type. bfloat16 also rounds rotary frequencies, timesteps and positions as the
         released model does (wmpo.md 3.6); parameters are float32 either way.
-      scan_layers: compile one pair and loop over it, with rematerialisation in the backward pass
+      scan_layers: compile one pair and loop over it, with rematerialization in the backward pass
         (deep models). False unrolls the pairs, which is faster for shallow ones.
     """
 

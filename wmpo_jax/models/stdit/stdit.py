@@ -60,7 +60,7 @@ class STDiT(nnx.Module):
     """Spatial-temporal diffusion transformer with per-frame action conditioning.
 
     Latents are channels last, (B, T, rows, columns, C), roughly unit variance. Timesteps are
-    0..1000 with 1000 = pure noise. Actions are normalised to [-1, 1]; action k causes frame k of
+    0..1000 with 1000 = pure noise. Actions are normalized to [-1, 1]; action k causes frame k of
     the chunk. `height_px`, `width_px` are those of the decoded image and only scale the position
     embedding. Rows and columns that are no multiple of the patch are zero-padded at the bottom and
     right, and cropped again. All outputs are float32.
@@ -103,7 +103,7 @@ class STDiT(nnx.Module):
             self.history_embedding(),
         )
         noisy = self.final_layer.modulated_norm(x_BTSD, t_B1D)
-        # As released: condition frames normalise and modulate the already modulated tokens.
+        # As released: condition frames normalize and modulate the already modulated tokens.
         clean = self.final_layer.modulated_norm(noisy, clean_11D)
         out_BTSD = jnp.where(mask_BT[..., None, None], noisy, clean)
         return self._unpatch(out_BTSD, latents_BTHWC.shape)
@@ -213,7 +213,7 @@ class STDiT(nnx.Module):
 
 
 def _patch_embed(config: STDiTConfig, rngs: nnx.Rngs) -> Dense:
-    """A convolution whose stride is its size is a linear map; initialised as torch does."""
+    """A convolution whose stride is its size is a linear map; initialized as torch does."""
     inputs = config.patch[0] * config.patch[1] * config.in_channels
 
     def uniform(key, shape, dtype):

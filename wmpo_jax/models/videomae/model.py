@@ -33,7 +33,7 @@ class VideoMAEConfig:
       tubelet_size: consecutive frames that share a token.
       hidden_size, num_layers, num_heads, mlp_size: transformer sizes.
       num_labels: logits; for a task with G goals 2 G, a (failure, success) pair per goal.
-      image_mean, image_std: normalisation of pixels in [0, 1]. Released reward models were trained
+      image_mean, image_std: normalization of pixels in [0, 1]. Released reward models were trained
         with 0.5 / 0.5 but their thresholds belong to ImageNet's (wmpo section 4.2).
       dtype: compute dtype; parameters are float32.
       scan_layers: stack the layers and scan them (see `models.layers`).
@@ -144,12 +144,12 @@ class VideoMAE(nnx.Module):
         self.classifier = nnx.Linear(size, config.num_labels, dtype=dtype, rngs=rngs)
 
     def __call__(self, pixels_BTHWC: jax.Array) -> jax.Array:
-        """Normalised float windows (T = num_frames, see `preprocess`) -> float32 logits_BX."""
+        """Normalized float windows (T = num_frames, see `preprocess`) -> float32 logits_BX."""
         tubelets_BTPD = self.embed_tubelets(pixels_BTHWC)[:, :: self.config.tubelet_size]
         return self.classify(tubelets_BTPD)
 
     def preprocess(self, frames_BTHWC: jax.Array) -> jax.Array:
-        """uint8 frames of any size -> normalised float32 (B, T, image_size, image_size, 3)."""
+        """uint8 frames of any size -> normalized float32 (B, T, image_size, image_size, 3)."""
         config = self.config
         return preprocess(frames_BTHWC, config.image_size, config.image_mean, config.image_std)
 
@@ -160,7 +160,7 @@ class VideoMAE(nnx.Module):
         place it can take in a tubelet and the shifted projections are added.
 
         Args:
-          pixels_BTHWC: normalised float frames, T >= tubelet_size.
+          pixels_BTHWC: normalized float frames, T >= tubelet_size.
 
         Returns:
           tokens_BTPD: (B, T - tubelet_size + 1, P, D); entry t covers frames t .. t+tubelet_size-1.

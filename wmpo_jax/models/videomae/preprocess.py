@@ -1,4 +1,4 @@
-"""Frames as the classifier sees them: Pillow's bilinear resize, centre crop, normalisation.
+"""Frames as the classifier sees them: Pillow's bilinear resize, center crop, normalization.
 
 The original resizes uint8 images with Pillow. The same integer arithmetic runs here on the device,
 so that pixels agree exactly and imagined frames never visit the host.
@@ -17,7 +17,7 @@ def preprocess(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> jax.Array:
-    """uint8 frames -> normalised float32 crops.
+    """uint8 frames -> normalized float32 crops.
 
     Args:
       frames_BTHWC: uint8, any number of leading axes.
@@ -27,7 +27,7 @@ def preprocess(
     Returns:
       float32 (..., size, size, C).
     """
-    square = centre_crop(resize_shortest_edge(frames_BTHWC, size), size)
+    square = center_crop(resize_shortest_edge(frames_BTHWC, size), size)
     gain = np.float32(1.0) / (255.0 * np.asarray(std, np.float32))
     offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
     return square.astype(jnp.float32) * gain - offset
@@ -41,7 +41,7 @@ def resize_shortest_edge(frames_BTHWC: jax.Array, size: int) -> jax.Array:
     return _resize_axis(frames_BTHWC, int(size * height / short), axis=-3)
 
 
-def centre_crop(frames_BTHWC: jax.Array, size: int) -> jax.Array:
+def center_crop(frames_BTHWC: jax.Array, size: int) -> jax.Array:
     """Cuts the middle `size` x `size` pixels; an odd surplus leaves the extra row at the end."""
     top, left = ((side - size) // 2 for side in frames_BTHWC.shape[-3:-1])
     return frames_BTHWC[..., top : top + size, left : left + size, :]
@@ -63,15 +63,15 @@ def _resize_axis(frames: jax.Array, size: int, *, axis: int) -> jax.Array:
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """Source pixels and fixed-point weights of every output pixel, both (new, taps).
 
-    A triangle filter, widened by the scale when shrinking, centred on half-pixel positions.
+    A triangle filter, widened by the scale when shrinking, centerd on half-pixel positions.
     """
     scale = old / new
     support = max(scale, 1.0)
-    centre = (np.arange(new) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(int), 0)
-    end = np.minimum((centre + support + 0.5).astype(int), old)
+    center = (np.arange(new) + 0.5) * scale
+    first = np.maximum((center - support + 0.5).astype(int), 0)
+    end = np.minimum((center + support + 0.5).astype(int), old)
     index = first[:, None] + np.arange((end - first).max())
-    distance = np.abs(index - centre[:, None] + 0.5) / support
+    distance = np.abs(index - center[:, None] + 0.5) / support
     weight = np.where(index < end[:, None], np.maximum(1.0 - distance, 0.0), 0.0)
     weight /= weight.sum(1, keepdims=True)
     fixed = np.floor(weight * (1 << PILLOW_PRECISION_BITS) + 0.5).astype(np.int32)

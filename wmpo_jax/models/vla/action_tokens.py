@@ -2,7 +2,7 @@
 
 V bin edges divide [-1, 1] into V - 1 intervals, and an action becomes the number d of edges at or
 below it. The class is k = V - d, so a LARGER class is a SMALLER action. There are only V - 1
-interval centres: classes 0 (an action of exactly 1) and 1 both decode to the largest.
+interval centers: classes 0 (an action of exactly 1) and 1 both decode to the largest.
 """
 
 from types import ModuleType
@@ -24,7 +24,7 @@ def bin_centers(n_classes: int) -> np.ndarray:
 
 
 def encode(actions: jax.Array | np.ndarray, n_classes: int) -> jax.Array | np.ndarray:
-    """Normalised actions (any shape; clipped to [-1, 1]) -> int32 classes 0..V-1.
+    """Normalized actions (any shape; clipped to [-1, 1]) -> int32 classes 0..V-1.
 
     NumPy arrays are compared in float64, as in the reference; JAX arrays in their own precision.
     """
@@ -34,25 +34,25 @@ def encode(actions: jax.Array | np.ndarray, n_classes: int) -> jax.Array | np.nd
 
 
 def bin_index(classes: jax.Array | np.ndarray, n_classes: int) -> jax.Array | np.ndarray:
-    """Class 0..V-1 -> index 0..V-2 of the interval whose centre it stands for."""
+    """Class 0..V-1 -> index 0..V-2 of the interval whose center it stands for."""
     return _namespace(classes).clip(n_classes - 1 - classes, 0, n_classes - 2)
 
 
 def decode(classes: jax.Array | np.ndarray, n_classes: int) -> jax.Array | np.ndarray:
-    """Classes 0..V-1 -> normalised actions in (-1, 1): float32 from JAX, float64 from NumPy."""
+    """Classes 0..V-1 -> normalized actions in (-1, 1): float32 from JAX, float64 from NumPy."""
     xp = _namespace(classes)
     return xp.take(xp.asarray(bin_centers(n_classes)), bin_index(classes, n_classes))
 
 
 def soft_targets(actions_BKA: jax.Array, sigma_bins: float, n_classes: int) -> jax.Array:
-    """Ordinal labels: a Gaussian over the classes around the action, normalised to sum to 1.
+    """Ordinal labels: a Gaussian over the classes around the action, normalized to sum to 1.
 
     target_k is proportional to exp(-(V - 1 - k - u)^2 / (2 sigma^2)), where u is the action
-    measured in intervals (u = i at the centre of interval i). Neighbouring bins are nearly right,
+    measured in intervals (u = i at the center of interval i). Neighboring bins are nearly right,
     and saying so saves demonstrations; the reference uses hard labels, which is sigma 0.
 
     Args:
-      actions_BKA: normalised actions, clipped to [-1, 1].
+      actions_BKA: normalized actions, clipped to [-1, 1].
       sigma_bins: standard deviation in intervals; 0 gives the one-hot label of `encode`.
 
     Returns:

@@ -25,7 +25,7 @@ class LoRALinear(nnx.Module):
 
     def __init__(self, linear: nnx.Linear, rank: int, alpha: float, *, rngs: nnx.Rngs):
         *layers, inner, outer = linear.kernel.shape  # scanned layers are stacked
-        # PEFT's "gaussian" initialisation has a standard deviation of 1 / rank.
+        # PEFT's "gaussian" initialization has a standard deviation of 1 / rank.
         self.a = nnx.LoRAParam(jax.random.normal(rngs.params(), (*layers, inner, rank)) / rank)
         self.b = nnx.LoRAParam(jnp.zeros((*layers, rank, outer)))
         self.linear = linear

@@ -68,8 +68,8 @@ TWO_THINGS = ("push", "stack", "put", "insert", "place", "move")
 
 
 def sentences() -> list[str]:
-    """All short instructions over the vocabulary, coloured and plain."""
-    objects = [*THINGS, *(f"{colour} {thing}" for colour in COLOURS for thing in THINGS)]
+    """All short instructions over the vocabulary, colored and plain."""
+    objects = [*THINGS, *(f"{color} {thing}" for color in COLOURS for thing in THINGS)]
     one = [f"{verb} the {thing}" for verb in ACTIONS for thing in objects]
     two = [
         f"{verb} the {first} {relation} the {second}"

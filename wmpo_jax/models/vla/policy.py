@@ -58,7 +58,7 @@ class VLA(nnx.Module):
         """Scores of the action classes.
 
         Args:
-          pixels_BHWC: float [B, size, size, 6], normalised twice: DINOv2's channels, then SigLIP's.
+          pixels_BHWC: float [B, size, size, 6], normalized twice: DINOv2's channels, then SigLIP's.
           prompt_BL: int32 token ids that begin with BOS, padded on the right.
           prompt_length_B: int32 tokens per prompt; None promises that none is padded.
 

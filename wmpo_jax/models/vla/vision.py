@@ -76,7 +76,7 @@ class ViTBlock(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """image_BHWC float [B, size, size, 3], normalised -> features_BPD, second-to-last block."""
+    """image_BHWC float [B, size, size, 3], normalized -> features_BPD, second-to-last block."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         small = nnx.initializers.normal(0.02)

@@ -9,16 +9,16 @@ from wmpo_jax.envs.tabletop import motion, scene
 from wmpo_jax.envs.tabletop.env import Layout
 from wmpo_jax.envs.tabletop.hand import Suction
 
-VIEW = 0.84  # metres across the picture
+VIEW = 0.84  # meters across the picture
 TIP_RADIUS = 0.035
 HALF = 0.07  # half-side of a cube
 START_AREA = 0.26  # half the side of the square in which cubes start
-START_GAP = 0.24  # metres between their centres
-CATCH_RADIUS = 0.08  # metres between the axes of cup and cube: three pixels of 32
-CATCH_GAP = HALF + TIP_RADIUS + 0.035  # metres between the centres of cup and cube
+START_GAP = 0.24  # meters between their centers
+CATCH_RADIUS = 0.08  # meters between the axes of cup and cube: three pixels of 32
+CATCH_GAP = HALF + TIP_RADIUS + 0.035  # meters between the centers of cup and cube
 SPOUT = 0.025  # the expert's funnel: radius within which it goes straight down,
-FUNNEL = 2.5  # and metres it climbs per metre outside
-NEAR = 0.10  # metres of horizontal distance within which its cup is closed; early does no harm
+FUNNEL = 2.5  # and meters it climbs per meter outside
+NEAR = 0.10  # meters of horizontal distance within which its cup is closed; early does no harm
 SUCKING = (0.95, 0.45, 0.10, 1.0)
 COLORS = ("red", "blue")
 
@@ -44,7 +44,7 @@ class Cubes:
         self._colors = jnp.array(self.model.geom_rgba)
 
     def layout(self, key: jax.Array) -> Layout:
-        place_key, tool_key, goal_key, red_key, blue_key = jax.random.split(key, 5)
+        place_key, tool_key, instruction_key, red_key, blue_key = jax.random.split(key, 5)
         red, blue = scene.scatter(place_key, 2, START_AREA, START_GAP)
         low = jnp.array((-START_AREA, -START_AREA, 0.30))
         high = jnp.array((START_AREA, START_AREA, self.high[2]))
@@ -56,7 +56,7 @@ class Cubes:
         return Layout(
             qpos=jnp.concatenate([tool, *blocks]),
             mocap_pos=jnp.zeros((0, 3)),
-            goal=jax.random.randint(goal_key, (), 0, len(COLORS)),
+            instruction_id=jax.random.randint(instruction_key, (), 0, len(COLORS)),
         )
 
     def colors(self, state: EnvState) -> jax.Array:
@@ -66,7 +66,7 @@ class Cubes:
     def cubes(self, state: EnvState) -> tuple[jax.Array, jax.Array]:
         """Positions [3] of the cube that the goal names first and of the other one."""
         pair = state.physics.geom_xpos[jnp.array(self.toys)]
-        return pair[state.goal], pair[1 - state.goal]
+        return pair[state.instruction_id], pair[1 - state.instruction_id]
 
     def fetch(self, state: EnvState, bias: jax.Array) -> jax.Array:
         """The action that sinks onto the named cube, the cup closed from near above on."""

@@ -7,7 +7,7 @@ from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop import motion
 from wmpo_jax.envs.tabletop.tasks.cubes import HALF, Cubes
 
-LIFTED = HALF + 0.09  # metres, height of the cube's centre
+LIFTED = HALF + 0.09  # meters, height of the cube's center
 
 
 class Lift(Cubes):
@@ -19,10 +19,10 @@ class Lift(Cubes):
 
     def solved(self, state: EnvState) -> jax.Array:
         cube, _ = self.cubes(state)
-        return (cube[2] > LIFTED) & (state.memory.held == state.goal)
+        return (cube[2] > LIFTED) & (state.memory.held == state.instruction_id)
 
     def expert(self, state: EnvState, bias: float) -> jax.Array:
         """Fetch, with an aim that drifts off the cube, then go straight up."""
         up = jnp.array([0.0, 0.0, 1.0, 1.0])
         fetch = self.fetch(state, motion.drift(self.cubes(state)[0], bias))
-        return jnp.where(state.memory.held == state.goal, up, fetch)
+        return jnp.where(state.memory.held == state.instruction_id, up, fetch)

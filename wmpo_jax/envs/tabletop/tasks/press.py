@@ -12,14 +12,14 @@ from wmpo_jax.envs.tabletop import motion, scene
 from wmpo_jax.envs.tabletop.env import Layout
 from wmpo_jax.envs.tabletop.hand import BareTip
 
-VIEW = 0.60  # metres across the picture: a pixel of 32 is 1.9 cm
+VIEW = 0.60  # meters across the picture: a pixel of 32 is 1.9 cm
 TIP_RADIUS = 0.044
 PAD_RADIUS = 0.082
 PAD_HEIGHT = 0.02
-TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # the tip's centre lies below this: pressed
+TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # the tip's center lies below this: pressed
 PAD_AREA = 0.15  # half the side of the square that pads lie in
 SPOUT = 0.02  # the expert's funnel: radius within which it presses,
-FUNNEL = 2.5  # and metres it climbs per metre outside
+FUNNEL = 2.5  # and meters it climbs per meter outside
 GREEN = (0.15, 0.80, 0.20, 1.0)
 
 
@@ -50,7 +50,7 @@ class Press:
         return Layout(
             qpos=jax.random.uniform(tool_key, (3,), minval=low, maxval=jnp.array(self.high)),
             mocap_pos=jnp.append(pad, 0.0)[None],
-            goal=jnp.zeros((), jnp.int32),
+            instruction_id=jnp.zeros((), jnp.int32),
         )
 
     def solved(self, state: EnvState) -> jax.Array:

@@ -9,10 +9,10 @@ from wmpo_jax.envs.tabletop import motion, scene
 from wmpo_jax.envs.tabletop.env import Layout
 from wmpo_jax.envs.tabletop.hand import BareTip
 
-VIEW = 0.94  # metres across the picture
+VIEW = 0.94  # meters across the picture
 TIP_RADIUS = 0.04
 HALF = 0.055  # half-side of a block
-ZONE_RADIUS = 0.12  # the block's centre has to lie inside
+ZONE_RADIUS = 0.12  # the block's center has to lie inside
 START_AREA = 0.24  # half the side of the square in which things start
 START_GAP = 0.24  # and their least distance, so that nothing starts solved
 CIRCLE = 0.16  # the expert's distance from a block that it walks around
@@ -21,7 +21,7 @@ BEHIND = 0.3  # radians off the line of push within which it pushes
 
 
 class Push:
-    """Two-dimensional actions (dx, dy); solved when the named block's centre is in the zone."""
+    """Two-dimensional actions (dx, dy); solved when the named block's center is in the zone."""
 
     name = "push"
     instructions = ("push the red block into the zone", "push the blue block into the zone")
@@ -40,7 +40,7 @@ class Push:
         self._zone = scene.geom_id(self.model, "zone")
 
     def layout(self, key: jax.Array) -> Layout:
-        place_key, goal_key, red_key, blue_key = jax.random.split(key, 4)
+        place_key, instruction_key, red_key, blue_key = jax.random.split(key, 4)
         red, blue, zone, tool = scene.scatter(place_key, 4, START_AREA, START_GAP)
         return Layout(
             qpos=jnp.concatenate(
@@ -51,7 +51,7 @@ class Push:
                 ]
             ),
             mocap_pos=jnp.append(zone, 0.0)[None],
-            goal=jax.random.randint(goal_key, (), 0, len(self.instructions)),
+            instruction_id=jax.random.randint(instruction_key, (), 0, len(self.instructions)),
         )
 
     def solved(self, state: EnvState) -> jax.Array:
@@ -78,9 +78,9 @@ class Push:
         return jnp.where(state.success, 0.0, motion.steer(tool, point, self.reach))
 
     def _ends(self, state: EnvState) -> tuple[jax.Array, jax.Array]:
-        """Where the named block is and where it should go, metres [2] each."""
+        """Where the named block is and where it should go, meters [2] each."""
         xpos = state.physics.geom_xpos[:, :2]
-        return xpos[jnp.array(self.toys)[state.goal]], xpos[self._zone]
+        return xpos[jnp.array(self.toys)[state.instruction_id]], xpos[self._zone]
 
 
 def _angle(vector: jax.Array) -> jax.Array:

@@ -7,9 +7,9 @@ from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop import motion
 from wmpo_jax.envs.tabletop.tasks.cubes import HALF, Cubes
 
-ON_TOP = 0.06  # metres between the cubes' axes, less than what tips the upper one over
-FLAT = 0.015  # metres that the upper cube may hang above or sink below its place
-CLEAR = 0.03  # metres that the expert carries a cube above the other one
+ON_TOP = 0.06  # meters between the cubes' axes, less than what tips the upper one over
+FLAT = 0.015  # meters that the upper cube may hang above or sink below its place
+CLEAR = 0.03  # meters that the expert carries a cube above the other one
 
 
 class Stack(Cubes):
@@ -23,9 +23,9 @@ class Stack(Cubes):
         return self._lies_on_top(state) & (state.memory.held < 0)
 
     def expert(self, state: EnvState, bias: float) -> jax.Array:
-        """Fetch, carry at height to a point `bias` metres off the other cube, let go, rise."""
+        """Fetch, carry at height to a point `bias` meters off the other cube, let go, rise."""
         offset = bias * jnp.array(motion.BIAS_DIRECTION)
-        held = state.memory.held == state.goal
+        held = state.memory.held == state.instruction_id
         action = jnp.where(held, self._place(state, offset), self.fetch(state, jnp.zeros(2)))
         rise = jnp.array([0.0, 0.0, 1.0, -1.0])
         return jnp.where(~held & self._lies_on_top(state), rise, action)

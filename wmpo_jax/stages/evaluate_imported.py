@@ -1,7 +1,7 @@
 """How often an imported policy solves its benchmark: the number to compare with a paper's.
 
-    python -m wmpo_jax.main --config=configs/libero.py:checkpoint --stages=checkpoint \\
-        --config.checkpoint.folder=ckpt/policy
+    python -m wmpo_jax.main --config=configs/libero.py:evaluate_imported --stages=evaluate_imported \\
+        --config.evaluate_imported.folder=ckpt/policy
 
 The folder is one that `convert import --kind=policy` made. Nothing is trained.
 """
@@ -24,7 +24,7 @@ from wmpo_jax.stages.setting import Setting
 
 
 def run(setting: Setting) -> None:
-    """Writes data/checkpoint/results.npz, one row per episode, and the rates over all and by task.
+    """Writes data/evaluate_imported/results.npz, one row per episode, and the rates over all and by task.
 
     Raises:
       UserError: no such checkpoint or statistics, or actions of another length.
@@ -40,20 +40,23 @@ def run(setting: Setting) -> None:
     )
     family = as_family(setting, policy)
     evaluator = RealEvaluator(setting, family, statistics=policy.statistics)
-    with progress(len(evaluator.seeds), 0, "checkpoint") as bar:
+    with progress(len(evaluator.seeds), 0, "evaluate_imported") as bar:
         outcome = evaluator.outcomes(policy.params, setting.config.evaluate.primary, bar)
     save_arrays(
-        setting.workdir.data("checkpoint") / "results.npz", {"seeds": evaluator.seeds, **outcome}
+        setting.workdir.data("evaluate_imported") / "results.npz",
+        {"seeds": evaluator.seeds, **outcome},
     )
     setting.workdir.ledger.append(
-        "checkpoint",
+        "evaluate_imported",
         "evaluation of an imported policy",
         episodes=len(evaluator.seeds),
         seeds=span(evaluator.seeds),
         used_for_training=False,
     )
     result = _rates(setting, outcome) | setting.provenance()
-    setting.workdir.mark_done("checkpoint", {"seconds": time.monotonic() - started, **result})
+    setting.workdir.mark_done(
+        "evaluate_imported", {"seconds": time.monotonic() - started, **result}
+    )
     say(f"{env.name}: {result['overall']}")
 
 
@@ -67,33 +70,33 @@ def as_family(setting: Setting, policy: Policy) -> PolicyFamily:
         transform=policy.transform,
         prompts_GL=prompts_GL,
         lengths_G=lengths_G,
-        bins=setting.config.checkpoint.bins,
+        bins=setting.config.evaluate_imported.bins,
     )
     actions = len(policy.statistics.q01)
     if actions != env.action_dim:
         raise UserError(
-            f"The policy in {setting.config.checkpoint.folder} gives {actions} numbers per action "
+            f"The policy in {setting.config.evaluate_imported.folder} gives {actions} numbers per action "
             f"and {env.name} takes {env.action_dim}: choose another checkpoint or task."
         )
     return family
 
 
 def _section(setting: Setting) -> Any:
-    section = setting.config.get("checkpoint")
+    section = setting.config.get("evaluate_imported")
     if section is None or not section.folder:
         raise UserError(
-            "Stage checkpoint has no policy: use --config=configs/libero.py:checkpoint and give "
-            "--config.checkpoint.folder=FOLDER, which `convert import --kind=policy` made."
+            "Stage evaluate_imported has no policy: use --config=configs/libero.py:evaluate_imported and give "
+            "--config.evaluate_imported.folder=FOLDER, which `convert import --kind=policy` made."
         )
     return section
 
 
 def _rates(setting: Setting, outcome: dict[str, np.ndarray]) -> dict[str, Any]:
-    goal_B = outcome["goal"]
+    instruction_id_B = outcome["goal"]
     by_task = {
-        instruction: rate(outcome["success"][goal_B == goal])
+        instruction: rate(outcome["success"][instruction_id_B == goal])
         for goal, instruction in enumerate(setting.env.instructions)
-        if (goal_B == goal).any()
+        if (instruction_id_B == goal).any()
     }
     return {
         "overall": rate(outcome["success"]),

@@ -1,8 +1,8 @@
 """The baseline without a world model: GRPO on the same real rollouts that aligned ours.
 
-    python -m wmpo_jax.main --config=configs/tiny.py --stages=online     # after a whole run
+    python -m wmpo_jax.main --config=configs/tiny.py --stages=grpo_on_rollouts     # after a whole run
 
-Every setting of `online.settings` starts from the base policy and sees exactly those episodes.
+Every setting of `grpo_on_rollouts.settings` starts from the base policy and sees exactly those episodes.
 """
 
 import time
@@ -34,7 +34,7 @@ def run(setting: Setting) -> None:
     evaluator = RealEvaluator(setting, family)
     results: dict[str, np.ndarray] = {}
     table = []
-    for number, (epochs, learning_rate) in enumerate(setting.config.online.settings):
+    for number, (epochs, learning_rate) in enumerate(setting.config.grpo_on_rollouts.settings):
         recipe = Recipe.from_config(
             setting,
             groups=groups,
@@ -49,7 +49,7 @@ def run(setting: Setting) -> None:
             recipe.optimizer().init(start),
             rollouts,
             jnp.ones(len(rollouts.success_B)),
-            jax.random.fold_in(setting.key("online"), number),
+            jax.random.fold_in(setting.key("grpo_on_rollouts"), number),
             frozen,
         )
         params = training.joined(params, frozen)
@@ -59,9 +59,9 @@ def run(setting: Setting) -> None:
             results[f"{number}_{mode}"] = success
             row[mode] = rate(success)
         table.append(row)
-    save_arrays(setting.workdir.data("evaluation") / "online.npz", results)
+    save_arrays(setting.workdir.data("evaluation") / "grpo_on_rollouts.npz", results)
     report = _against_wmpo(setting, table, results)
-    setting.workdir.mark_done("online", {"seconds": time.monotonic() - started, **report})
+    setting.workdir.mark_done("grpo_on_rollouts", {"seconds": time.monotonic() - started, **report})
 
 
 def _mixed_rollouts(setting: Setting) -> tuple[Trajectory, int]:

@@ -1,4 +1,4 @@
-"""The PyTorch oracles themselves compute what the original modules computed (golden tensors)."""
+"""The PyTorch references themselves compute what the original modules computed (golden tensors)."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import torch
 
 from tests.golden import test_golden_policy, test_golden_stdit3
 from tests.golden.loader import golden_files
-from wmpo_jax.conversion import oracle_stdit, oracles
+from wmpo_jax.conversion import reference_models, reference_stdit
 
 
 @pytest.mark.parametrize("path", golden_files("stdit3"), ids=lambda path: path.stem)
-def test_golden_stdit_oracle(path):
+def test_golden_stdit_reference(path):
     golden = test_golden_stdit3.read_golden(path)
     weights = {name: torch.from_numpy(x) for name, x in golden.weights.items()}
     tensors = {name: torch.from_numpy(x) for name, x in golden.tensors.items()}
     for size, mask in test_golden_stdit3.runs(golden):
-        out = oracle_stdit.forward(
+        out = reference_stdit.forward(
             weights,
             golden.model.config,
             tensors[f"in.{size}.x"],
@@ -29,13 +29,13 @@ def test_golden_stdit_oracle(path):
 
 
 @pytest.mark.parametrize("path", golden_files("policy"), ids=lambda path: path.stem)
-def test_golden_policy_oracle(path):
-    """Each prompt alone: the oracle takes no padding."""
+def test_golden_policy_reference(path):
+    """Each prompt alone: the reference takes no padding."""
     golden = test_golden_policy.Golden(path)
     weights = {name: torch.from_numpy(x) for name, x in golden.state_dict.items()}
     prompts, lengths = (np.asarray(x) for x in golden.prompts("in"))
     for i, length in enumerate(lengths):
-        logits = oracles.policy_logits(
+        logits = reference_models.policy_logits(
             weights,
             golden.config,
             torch.from_numpy(golden["in.pixel_values"][i : i + 1]),

@@ -1,7 +1,7 @@
 """STDiT3 with actions in PyTorch, as plain functions of an original state dict.
 
 No installable package has the original module, so this is written from the fact sheet (wmpo.md 3.3)
-and held by the golden tensors (tests/parity/test_oracles_golden.py).
+and held by the golden tensors (tests/parity/test_reference_golden.py).
 """
 
 import math

@@ -15,14 +15,14 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages import checkpoint
+from wmpo_jax.stages import evaluate_imported
 from wmpo_jax.stages.setting import Setting
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A policy as `convert import` leaves it."""
-    root = tmp_path_factory.mktemp("checkpoint")
+    root = tmp_path_factory.mktemp("evaluate_imported")
     weights = synthetic.tensors("policy", synthetic.BFLOAT16)
     source = synthetic.write_folder(root / "original", "policy", weights, shards=1)
     synthetic.write_tokenizer(source, ["coffee", "square"])
@@ -40,7 +40,12 @@ def setting_for(folder, tmp_path):
             "tensorboard": False,
             "policy": {"temperature": 1.0},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "checkpoint": {"folder": str(folder), "statistics": "", "jpeg": False, "bins": 256},
+            "evaluate_imported": {
+                "folder": str(folder),
+                "statistics": "",
+                "jpeg": False,
+                "bins": 256,
+            },
             "evaluate": {"episodes": 4, "batch_size": 4, "primary": "greedy"},
         }
     )
@@ -53,9 +58,11 @@ def setting_for(folder, tmp_path):
 
 def test_rates_protocol_and_episodes_are_written(folder, tmp_path):
     setting = setting_for(folder, tmp_path)
-    checkpoint.run(setting)
-    result = setting.workdir.result("checkpoint")
-    rows = load_arrays(setting.workdir.data("checkpoint") / "results.npz", "checkpoint")
+    evaluate_imported.run(setting)
+    result = setting.workdir.result("evaluate_imported")
+    rows = load_arrays(
+        setting.workdir.data("evaluate_imported") / "results.npz", "evaluate_imported"
+    )
     assert result["overall"]["n"] == 4 and result["protocol"]["sha256"] == "0123"
     assert result["overall"]["successes"] == rows["success"].sum()
     assert [result["by_task"][name]["n"] for name in Lifts.instructions] == [2, 2]
@@ -72,7 +79,7 @@ def test_a_policy_for_another_arm_is_refused(folder, tmp_path):
     setting = setting_for(folder, tmp_path)
     setting.env.action_dim = 6
     with pytest.raises(UserError, match="gives 7 numbers per action and toy_d0 takes 6"):
-        checkpoint.run(setting)
+        evaluate_imported.run(setting)
 
 
 def test_statistics_of_data_without_idle_steps_answer_to_the_suite(tmp_path):
