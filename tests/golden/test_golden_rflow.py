@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests.golden.loader import golden_files, load
 from tests.golden.test_golden_stdit3 import Golden, channels_last, encode_history, read_golden
-from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.algorithm import flow
 from wmpo_jax.models.stdit.weights import to_original
 
 
@@ -40,8 +40,8 @@ def runs(golden: Golden) -> list[tuple[str, int, int]]:
 
 def test_golden_rflow_timesteps(golden):
     for name, size, steps in runs(golden):
-        ratio = rectified_flow.transform_ratio(size, size, golden.metadata["num_frames"])
-        times = rectified_flow.euler_timesteps(steps, ratio)
+        ratio = flow.transform_ratio(size, size, golden.metadata["num_frames"])
+        times = flow.euler_timesteps(steps, ratio)
         expected = golden.tensors[f"out.{name}.timesteps"]
         np.testing.assert_allclose(expected, np.tile(times[:, None], expected.shape[1]), atol=1e-3)
 
@@ -55,15 +55,15 @@ def test_golden_rflow_samples(golden):
     def sample(params, size, steps):
         """Also the first Euler step alone: two times are its start and its end."""
         model = nnx.merge(graphdef, params)
-        ratio = rectified_flow.transform_ratio(size, size, golden.metadata["num_frames"])
+        ratio = flow.transform_ratio(size, size, golden.metadata["num_frames"])
 
         def velocity(z, t_B):
             return model(z, t_B, actions, mask_BT, size, size)[..., :channels]
 
-        start, end = rectified_flow.euler_timesteps(steps, ratio)[:2]
+        start, end = flow.euler_timesteps(steps, ratio)[:2]
         moved = z + velocity(z, jnp.full(len(z), start)) * (start - end) / 1000.0
         first = jnp.where(mask_BT[..., None, None, None], moved, z)
-        return first, rectified_flow.euler_sample(velocity, z, steps, ratio, mask_BT)
+        return first, flow.euler_sample(velocity, z, steps, ratio, mask_BT)
 
     for name, size, steps in runs(golden):
         first, last = jax.jit(sample, static_argnums=(1, 2))(params, size, steps)
@@ -80,13 +80,13 @@ def test_golden_rflow_cached_samples(golden):
     history, channels = model.config.history, model.config.in_channels
     z, actions = channels_last(t["in.z"]), jnp.asarray(t["in.action"])
     name, size, steps = min(runs(golden), key=lambda run: run[2])
-    ratio = rectified_flow.transform_ratio(size, size, golden.metadata["num_frames"])
+    ratio = flow.transform_ratio(size, size, golden.metadata["num_frames"])
     cache = encode_history(model, z[:, :history], size, size)
 
     def velocity(z, t_B):
         return model.denoise(z, t_B, actions, cache, size, size)[..., :channels]
 
-    out = rectified_flow.euler_sample(velocity, z[:, history:], steps, ratio)
+    out = flow.euler_sample(velocity, z[:, history:], steps, ratio)
     expected = channels_last(t[f"out.{name}.z"])[:, history:]
     np.testing.assert_allclose(out, expected, atol=5e-5, err_msg=name)
 
@@ -96,14 +96,14 @@ def test_golden_rflow_training(golden):
     t, channels = golden.tensors, golden.model.config.in_channels
     x0, noise = channels_last(t["in.train.x_start"]), channels_last(t["in.train.noise"])
     t_B, mask_BT = jnp.asarray(t["in.train.t"]), jnp.asarray(t["in.train.mask"])
-    plain = rectified_flow.add_noise(x0, noise, t_B)
+    plain = flow.add_noise(x0, noise, t_B)
     np.testing.assert_allclose(plain, channels_last(t["out.add_noise"]), atol=1e-5)
 
     def loss(params, mask_BT):
-        x_t = rectified_flow.noise_window(x0, noise, t_B, mask_BT)
+        x_t = flow.noise_window(x0, noise, t_B, mask_BT)
         model, actions = nnx.merge(graphdef, params), jnp.asarray(t["in.action"])
         out = model(x_t, t_B, actions, mask_BT, 256, 256)[..., :channels]
-        loss_B = rectified_flow.flow_loss(out, x0, noise, mask_BT)
+        loss_B = flow.flow_loss(out, x0, noise, mask_BT)
         return jnp.mean(loss_B), loss_B
 
     (_, loss_B), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, mask_BT)
@@ -122,8 +122,8 @@ def test_golden_rflow_transform(golden):
     t = golden.tensors
 
     def table(rows, scale):
-        ratios = [rectified_flow.transform_ratio(h, w, n, scale) for h, w, n in rows.tolist()]
-        return [rectified_flow.shift_timesteps(jnp.asarray(t["in.tt.t"]), r) for r in ratios]
+        ratios = [flow.transform_ratio(h, w, n, scale) for h, w, n in rows.tolist()]
+        return [flow.shift_timesteps(jnp.asarray(t["in.tt.t"]), r) for r in ratios]
 
     grid = t["in.tt.height_width_frames"]
     np.testing.assert_allclose(table(grid, 1.0), t["out.tt"], atol=1e-3)

@@ -1,4 +1,4 @@
-"""Group-relative policy optimization as WMPO uses it: pure functions of arrays.
+"""Group-relative policy optimization as WMPO uses it (section 3.3): pure functions of arrays.
 
 G groups of M episodes share a start; episodes are ordered group by group (B = G*M).
 X counts the action tokens of an episode (X = N*K*A), in the order of execution.
@@ -55,12 +55,6 @@ def token_log_probs(
     return log_prob_X, -(jnp.exp(log_probs_XV) * log_probs_XV).sum(axis=-1)
 
 
-def masked_mean(values: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
-    """Mean of `values` where `mask`; 0 where nothing is masked in."""
-    total = jnp.where(mask, values, 0.0).sum(axis=axis)
-    return total / jnp.maximum(mask.sum(axis=axis), 1)
-
-
 def clipped_objective(
     log_prob: jax.Array,
     old_log_prob: jax.Array,
@@ -76,10 +70,11 @@ def clipped_objective(
 
 
 def token_weights(mask_BX: jax.Array, weight_B: jax.Array) -> jax.Array:
-    """float32_BX: what each token counts, so that a sum over tokens is the loss of `policy_loss`.
+    """float32_BX: the share of each token in a mean over episodes of means over their tokens.
 
-    Every episode's tokens share weight_B / sum(weight_B). A sum can be taken in any slices, which
-    is how an update is split into micro-batches without changing its gradient.
+    Every episode's tokens share weight_B / sum(weight_B): all episodes weigh the same, however
+    long. Such a sum can be taken in any slices, which is how an update is split into
+    micro-batches without changing its gradient.
     """
     per_episode_B = weight_B / jnp.maximum(weight_B.sum(), 1.0)
     tokens_B = jnp.maximum(mask_BX.sum(axis=1), 1)
@@ -87,30 +82,31 @@ def token_weights(mask_BX: jax.Array, weight_B: jax.Array) -> jax.Array:
 
 
 class PolicyLossMetrics(struct.PyTreeNode):
-    """Means over episodes of per-episode token means."""
+    """Weighted means over tokens: the share that was clipped, and old - new log-probability."""
 
     clip_fraction: jax.Array
     kl: jax.Array
 
 
 def policy_loss(
-    log_prob_BX: jax.Array,
-    old_log_prob_BX: jax.Array,
-    advantage_BX: jax.Array,
-    mask_BX: jax.Array,
+    log_prob: jax.Array,
+    old_log_prob: jax.Array,
+    advantage: jax.Array,
+    weight: jax.Array,
     clip_low: float,
     clip_high: float,
 ) -> tuple[jax.Array, PolicyLossMetrics]:
-    """Mean over episodes of the masked token mean: every episode weighs the same.
+    """Sum over tokens of weight x clipped objective (WMPO equation 4).
 
-    No KL term, no entropy bonus (reference: verl actor, wmpo fact sheet section 5.3). The KL
-    reported is the mean of old - new log-probabilities.
+    No KL term, no entropy bonus (reference: verl/workers/actor/dp_rob.py).
+
+    Args:
+      log_prob, old_log_prob: float32 of one shape, any number of axes.
+      advantage: broadcast against them.
+      weight: of each token, see `token_weights`.
     """
-    loss_BX, clipped_BX = clipped_objective(
-        log_prob_BX, old_log_prob_BX, advantage_BX, clip_low, clip_high
-    )
+    losses, clipped = clipped_objective(log_prob, old_log_prob, advantage, clip_low, clip_high)
     metrics = PolicyLossMetrics(
-        clip_fraction=masked_mean(clipped_BX.astype(jnp.float32), mask_BX, axis=1).mean(),
-        kl=masked_mean(old_log_prob_BX - log_prob_BX, mask_BX, axis=1).mean(),
+        clip_fraction=(weight * clipped).sum(), kl=(weight * (old_log_prob - log_prob)).sum()
     )
-    return masked_mean(loss_BX, mask_BX, axis=1).mean(), metrics
+    return (weight * losses).sum(), metrics

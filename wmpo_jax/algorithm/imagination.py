@@ -1,7 +1,8 @@
-"""The learned world as `Dynamics`: world model for the pixels, reward model for the verdict.
+"""The imagined environment as `Dynamics`: world model for the pixels, reward model for success.
 
-The loop of the reference (wmpo fact sheet 3.7): the history stays in latent space (predicted
-latents are fed back, never re-encoded); the policy and the reward model see decoded uint8 pixels.
+The loop of the reference (verl/workers/rollout/robwm_rollout.py:339-440): the history stays in
+latent space (predicted latents are fed back, never re-encoded); the policy and the reward model see
+decoded uint8 pixels.
 """
 
 from typing import Protocol
@@ -29,12 +30,13 @@ class WorldModel(Protocol):
 
 
 class RewardModel(Protocol):
-    """Judges every run of `window` consecutive uint8 frames; sees no state, no actions."""
+    """Scores every run of `window` consecutive uint8 frames; sees no state, no actions."""
 
     window: int
 
     def score(self, frames_BTHWC: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
-        """float32_BK, K = T - window + 1: probability that the goal holds in the window's end."""
+        """float32_BK, K = T - window + 1: probability that the
+        instruction has been carried out by the end of the window."""
         ...
 
 
@@ -49,7 +51,7 @@ class ImaginedState(struct.PyTreeNode):
 
 
 class ImaginedDynamics:
-    """`Dynamics` whose start is an `Observation`: a first frame and the spoken goal."""
+    """`Dynamics` whose start is an `Observation`: a first frame and an instruction."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class ImaginedDynamics:
         threshold: float | jax.Array,
         min_step: int,
     ):
-        """`min_step`: no success is believed before this many actions (per task)."""
+        """`threshold` and `min_step`: see `success_hits`."""
         self.world_model = world_model
         self.reward_model = reward_model
         self.threshold = threshold
@@ -83,7 +85,7 @@ class ImaginedDynamics:
         latents_BKhwc = self.world_model.predict(state.history_BThwc, actions_BKA, key)
         frames_BKHWC = self.world_model.decode(latents_BKhwc)
         video_BTHWC = jnp.concatenate([state.recent_BTHWC, frames_BKHWC], axis=1)
-        success_BK = self._verdict(video_BTHWC, state)
+        success_BK = self._success(video_BTHWC, state)
         history = jnp.concatenate([state.history_BThwc, latents_BKhwc], axis=1)
         state = state.replace(
             history_BThwc=history[:, -self.world_model.history :],
@@ -102,12 +104,39 @@ class ImaginedDynamics:
             outcome,
         )
 
-    def _verdict(self, video_BTHWC: jax.Array, state: ImaginedState) -> jax.Array:
-        """bool_BK: the first window over the threshold ends the episode; later frames keep it."""
-        hit_BK = self.reward_model.score(video_BTHWC, state.instruction_id_B) >= self.threshold
-        executed_K = state.step + 1 + jnp.arange(hit_BK.shape[1])
-        hit_BK &= executed_K >= self.min_step
+    def _success(self, video_BTHWC: jax.Array, state: ImaginedState) -> jax.Array:
+        """bool_BK: the first window that shows success ends the episode; later frames keep it."""
+        score_BK = self.reward_model.score(video_BTHWC, state.instruction_id_B)
+        hit_BK = success_hits(
+            score_BK,
+            state.step + 1 + jnp.arange(score_BK.shape[1]),
+            threshold=self.threshold,
+            min_step=self.min_step,
+            window=self.reward_model.window,
+        )
         return state.solved_B[:, None] | (jnp.cumsum(hit_BK, axis=1) > 0)
+
+
+def success_hits(
+    score_BK: jax.Array,
+    executed_K: jax.Array,
+    *,
+    threshold: float | jax.Array,
+    min_step: int,
+    window: int,
+) -> jax.Array:
+    """bool_BK: the windows that count as success.
+
+    The first window that counts is frames min_step .. min_step + window - 1, so there is no success
+    before action min_step + window - 1 (reference: robwm_rollout.py:243). With a negative
+    `min_step` windows may begin before the episode, with copies of its first frame:
+    1 - (window - 1) lets success count from the first action on.
+
+    Args:
+      score_BK: success probability of windows; the same comparison `>=` as the reference's.
+      executed_K: int32, actions executed when each window ends: the index of its last frame.
+    """
+    return (score_BK >= threshold) & (executed_K >= min_step + window - 1)
 
 
 def imagine_video(

@@ -1,7 +1,7 @@
-"""The few calls that the algorithm makes of a policy, of a world and of a reward model.
+"""The calls that the algorithm makes of a policy and of an environment.
 
-Reality (MJX) and imagination (world model + reward model) both answer `Dynamics`; whoever holds an
-`Observation` cannot tell which of the two made it.
+The real environment (MJX) and the imagined one (world model + reward model) both implement
+`Dynamics`; an `Observation` does not say which of the two made it.
 
 Dimension letters, used as suffixes of array names in the whole project:
 
@@ -18,7 +18,7 @@ from flax import struct
 
 
 class Observation(struct.PyTreeNode):
-    """What a policy may see: the newest frame and which of the task's instructions was spoken.
+    """What a policy may see: the newest frame and the instruction to carry out.
 
     Attributes:
       frame_BHWC: uint8 pixels, 0..255.
@@ -30,7 +30,7 @@ class Observation(struct.PyTreeNode):
 
 
 class ChunkOutcome(struct.PyTreeNode):
-    """What a world shows while a chunk of K actions is executed.
+    """What an environment returns while a chunk of K actions is executed.
 
     Attributes:
       frames_BKHWC: uint8, the frame after each action.
@@ -44,7 +44,7 @@ class ChunkOutcome(struct.PyTreeNode):
 
 
 class Dynamics(Protocol):
-    """A vectorized world. `start` is a pytree with leading axis B (seeds or first frames)."""
+    """A vectorized environment. `start` is a pytree with leading axis B (seeds or first frames)."""
 
     def reset(self, start: Any, key: jax.Array) -> tuple[Any, Observation]: ...
 

@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx, struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.algorithm import flow
 from wmpo_jax.conversion.kinds import compute_in
 from wmpo_jax.conversion.store import ASSETS, Place, Store, read_config
 from wmpo_jax.data.statistics import ActionStatistics
@@ -122,8 +122,8 @@ class WorldModel(struct.PyTreeNode):
             output = network.denoise(noisy_BKhwc, timestep_B, actions_BKA, cache, pixels, pixels)
             return output[..., : noisy_BKhwc.shape[-1]]  # the rest is an untrained sigma
 
-        ratio = rectified_flow.transform_ratio(pixels, pixels, self.history + chunk)
-        return rectified_flow.euler_sample(velocity, noise, self.steps, ratio)
+        ratio = flow.transform_ratio(pixels, pixels, self.history + chunk)
+        return flow.euler_sample(velocity, noise, self.steps, ratio)
 
     def _video(self):
         return nnx.merge(self.video_graphdef, self.video_params)

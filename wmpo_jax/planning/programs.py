@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from wmpo_jax.algorithm import rectified_flow
+from wmpo_jax.algorithm import flow
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.algorithm.rollout import rollout
@@ -163,14 +163,14 @@ def _world_model(config: ConfigDict, mesh: Mesh) -> Program:
     def loss_fn(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, Mapping]:
         x0, actions = data
         time_key, noise_key = jax.random.split(key)
-        t_B = rectified_flow.sample_timesteps(time_key, len(x0))
+        t_B = flow.sample_timesteps(time_key, len(x0))
         noise = jax.random.normal(noise_key, x0.shape)
         mask_BT = jnp.broadcast_to(jnp.arange(sizes.frames) >= sizes.history, x0.shape[:2])
-        noisy = rectified_flow.noise_window(x0, noise, t_B, mask_BT)
+        noisy = flow.noise_window(x0, noise, t_B, mask_BT)
         network = nnx.merge(graphdef, params)
         output = network(noisy, t_B, actions, mask_BT, config.image_size, config.image_size)
         velocity = output[..., : sizes.in_channels]
-        return rectified_flow.flow_loss(velocity, x0, noise, mask_BT).mean(), {}
+        return flow.flow_loss(velocity, x0, noise, mask_BT).mean(), {}
 
     data = _batch(mesh, "world_model.batch_size", batch)
     return _training_step("world_model", config, mesh, params, loss_fn, data)

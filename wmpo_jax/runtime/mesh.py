@@ -185,3 +185,8 @@ def describe(mesh: Mesh) -> str:
         f"jax {jax.__version__}, flax {flax.__version__}, "
         f"{jax.device_count()} x {device.device_kind} on {jax.process_count()} host(s), {shape}"
     )
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the mesh's devices are CPUs."""
+    return mesh.devices.flat[0].platform == "cpu"

@@ -1,68 +1,61 @@
 """Stage 3: P real rollouts of the base policy, sampled at the training temperature."""
 
-import time
+from typing import Any
 
 import jax
 import numpy as np
 from einops import rearrange
 
 from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.assembly.seeds import span
 from wmpo_jax.data.collected import EpisodeWriter, from_arrays
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.mesh import fetch
-from wmpo_jax.stages.agents import policy_family
-from wmpo_jax.stages.real import make_player
-from wmpo_jax.stages.seeds import span
-from wmpo_jax.stages.setting import Setting
-from wmpo_jax.stages.sft import load_base_policy
+from wmpo_jax.stages.context import RunContext
 
 FPS = 20.0  # nominal: environments do not say how long a control step is; most take 50 ms
 GROUP_IN_TAR = 64  # episodes
 
 
-def run(setting: Setting) -> None:
+def run(context: RunContext) -> dict[str, Any]:
     """Writes data/rollouts: `starts` x `group_size` episodes, ordered group by group.
 
     Once as arrays for the later stages, and once as a dataset (data/rollouts/dataset) for others.
     """
-    started = time.monotonic()
-    config = setting.config
-    family = policy_family(config, setting.env)
-    params = load_base_policy(setting, family)
-    seeds = setting.starts("rollouts", 0, config.collect.starts)
+    config = context.config
+    params = context.trained.policy_params("sft")
+    seeds = context.starts("rollouts", 0, config.collect.starts)
     starts = np.repeat(seeds, config.collect.group_size)
-    play = make_player(setting, family)
-    trajectory = fetch(play(params, starts, setting.key("collect")))
-    save_arrays(setting.workdir.data("rollouts") / "episodes.npz", vars(trajectory))
-    _write_dataset(setting, trajectory, np.asarray(starts))
+    trajectory = fetch(context.player()(params, starts, context.key("collect")))
+    save_arrays(context.workdir.data("rollouts") / "episodes.npz", vars(trajectory))
+    _write_dataset(context, trajectory, np.asarray(starts))
     result = {
         "episodes": len(starts),
         "success_rate": float(trajectory.success_B.mean()),
         "invalid": int(trajectory.invalid_B.sum()),
     }
-    steps = len(starts) * setting.env.horizon
-    setting.workdir.ledger.append(
+    steps = len(starts) * context.env.horizon
+    context.workdir.ledger.append(
         "collect", "rollouts", control_steps=steps, seeds=span(seeds), **result
     )
-    result |= setting.provenance()
-    setting.workdir.mark_done("collect", {"seconds": time.monotonic() - started, **result})
+    return result | context.provenance()
 
 
-def _write_dataset(setting: Setting, trajectory: Trajectory, seeds_B: np.ndarray) -> None:
+def _write_dataset(context: RunContext, trajectory: Trajectory, seeds_B: np.ndarray) -> None:
     """The rollouts in the reference's tars, actions in the environment's units."""
     if jax.process_index() != 0:
         return
     actions_BTA = rearrange(trajectory.actions_BNKA, "b n k a -> b (n k) a")
     episodes = from_arrays(
         np.asarray(trajectory.frames_BTHWC),
-        np.asarray(setting.statistics.unnormalize(np.asarray(actions_BTA))),
-        [setting.env.instructions[goal] for goal in trajectory.instruction_id_B],
+        np.asarray(context.statistics.unnormalize(np.asarray(actions_BTA))),
+        [context.env.instructions[row] for row in trajectory.instruction_id_B],
         np.asarray(trajectory.success_B),
         np.asarray(trajectory.finish_step_B),
         seeds_B,
         source="rollouts",
         fps=FPS,
     )
-    writer, group = EpisodeWriter(setting.workdir.data("rollouts") / "dataset"), GROUP_IN_TAR
+    writer, group = EpisodeWriter(context.workdir.data("rollouts") / "dataset"), GROUP_IN_TAR
     for first in range(0, len(episodes), group):
         writer.write(episodes[first : first + group])

@@ -1,6 +1,5 @@
 """Stage 1: demonstrations by the scripted expert, and task-agnostic play; or a dataset on disk."""
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,6 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from wmpo_jax.assembly import networks
+from wmpo_jax.assembly.real import shared_out
+from wmpo_jax.assembly.seeds import span
+from wmpo_jax.assembly.trained import statistics_file
 from wmpo_jax.data.mixture import Mixture
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.dynamics import collect, expert_actor
@@ -16,60 +19,50 @@ from wmpo_jax.runtime.distributed import exchange
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays, save_json
 from wmpo_jax.runtime.progress import progress
-from wmpo_jax.stages import networks
-from wmpo_jax.stages.real import shared_out
-from wmpo_jax.stages.seeds import span
-from wmpo_jax.stages.setting import Setting
+from wmpo_jax.stages.context import RunContext
 
 
-def run(setting: Setting) -> None:
+def run(context: RunContext) -> dict[str, Any]:
     """Writes data/demos and data/play (episodes.npz each) and the action statistics.
 
     With a dataset on disk only the statistics are written; later stages stream from the dataset.
     """
-    started = time.monotonic()
-    if setting.mixture is not None:
-        result = _adopt(setting, setting.mixture)
-        setting.workdir.mark_done("demos", {"seconds": time.monotonic() - started, **result})
-        return
-    config = setting.config
-    demos = _record(setting, "demos", config.demos)
-    play = _record(setting, "play", config.play)
-    labels_XA = np.asarray(demos.labels_BTA).reshape(-1, setting.env.action_dim)
-    own = networks.policy_statistics(config, setting.env)
+    if context.mixture is not None:
+        return _adopt(context, context.mixture)
+    config = context.config
+    demos = _record(context, "demos", config.demos)
+    play = _record(context, "play", config.play)
+    labels_XA = np.asarray(demos.labels_BTA).reshape(-1, context.env.action_dim)
+    own = networks.policy_statistics(config, context.env)
     statistics = own or ActionStatistics.from_actions(labels_XA)
-    save_json(setting.statistics_file, statistics.to_json())
-    setting.workdir.mark_done(
-        "demos",
-        {
-            "seconds": time.monotonic() - started,
-            "demo_success": float(np.mean(demos.success_B)),
-            "play_success": float(np.mean(play.success_B)),
-            "invalid": int(np.sum(demos.invalid_B) + np.sum(play.invalid_B)),
-            **setting.provenance(),
-        },
-    )
+    save_json(statistics_file(context.workdir), statistics.to_json())
+    return {
+        "demo_success": float(np.mean(demos.success_B)),
+        "play_success": float(np.mean(play.success_B)),
+        "invalid": int(np.sum(demos.invalid_B) + np.sum(play.invalid_B)),
+        **context.provenance(),
+    }
 
 
-def _adopt(setting: Setting, mixture: Mixture) -> dict[str, Any]:
+def _adopt(context: RunContext, mixture: Mixture) -> dict[str, Any]:
     """Statistics of the (first) dataset, in whose units a policy will act; what there is.
 
     A policy that is imported acts in its own.
     """
-    if mixture.action_dim != setting.env.action_dim:
+    if mixture.action_dim != context.env.action_dim:
         raise UserError(
-            f"{setting.config.data.source} has {mixture.action_dim} numbers per action and the "
-            f"task {setting.env.name} {setting.env.action_dim}: leave config.task empty."
+            f"{context.config.data.source} has {mixture.action_dim} numbers per action and the "
+            f"task {context.env.name} {context.env.action_dim}: leave config.task empty."
         )
-    own = networks.policy_statistics(setting.config, setting.env)
-    save_json(setting.statistics_file, (own or mixture.datasets[0].statistics).to_json())
+    own = networks.policy_statistics(context.config, context.env)
+    save_json(statistics_file(context.workdir), (own or mixture.datasets[0].statistics).to_json())
     entries = [entry for dataset in mixture.datasets for entry in dataset.episodes]
-    setting.workdir.ledger.append(
+    context.workdir.ledger.append(
         "demos",
         "demos",
         episodes=len(entries),
         control_steps=sum(entry.steps for entry in entries),
-        source=str(setting.config.data.source),
+        source=str(context.config.data.source),
     )
     known = [entry.success for entry in entries if entry.success is not None]
     bad = sum(len(dataset.bad) for dataset in mixture.datasets)
@@ -77,16 +70,16 @@ def _adopt(setting: Setting, mixture: Mixture) -> dict[str, Any]:
     return {"episodes": len(entries), "bad_episodes": bad, **success}
 
 
-def _record(setting: Setting, role: str, section: Any) -> Episodes:
-    seeds = setting.starts(role, 0, section.episodes)
+def _record(context: RunContext, role: str, section: Any) -> Episodes:
+    seeds = context.starts(role, 0, section.episodes)
     with progress(section.episodes, 0, role) as bar:
-        episodes = _episodes(setting, role, section, seeds, bar.advance)
-    save_arrays(setting.workdir.data(role) / "episodes.npz", vars(episodes))
-    setting.workdir.ledger.append(
+        episodes = _episodes(context, role, section, seeds, bar.advance)
+    save_arrays(context.workdir.data(role) / "episodes.npz", vars(episodes))
+    context.workdir.ledger.append(
         "demos",
         role,
         episodes=section.episodes,
-        control_steps=section.episodes * setting.env.horizon,
+        control_steps=section.episodes * context.env.horizon,
         seeds=span(seeds),
         success_rate=float(np.mean(episodes.success_B)),
         invalid=int(np.sum(episodes.invalid_B)),
@@ -95,26 +88,26 @@ def _record(setting: Setting, role: str, section: Any) -> Episodes:
 
 
 def _episodes(
-    setting: Setting, role: str, section: Any, seeds: np.ndarray, on_batch: Callable[[int], None]
+    context: RunContext, role: str, section: Any, seeds: np.ndarray, on_batch: Callable[[int], None]
 ) -> Episodes:
     """The expert's for `demos`, play's for `play`."""
-    env = setting.env
+    env = context.env
     if isinstance(env, HostEnvironment):
-        return _recorded_on_hosts(setting, env, role, section.noise, seeds, on_batch)
+        return _recorded_on_hosts(context, env, role, section.noise, seeds, on_batch)
     return collect(
         env,
         expert_actor(env, section.bias) if role == "demos" else env.play,
         seeds,
-        setting.key(role),
+        context.key(role),
         noise=section.noise,
         batch=min(256, section.episodes),
-        mesh=setting.mesh,
+        mesh=context.mesh,
         on_batch=on_batch,
     )
 
 
 def _recorded_on_hosts(
-    setting: Setting,
+    context: RunContext,
     env: HostEnvironment,
     role: str,
     noise: float,
@@ -129,4 +122,4 @@ def _recorded_on_hosts(
         return vars(env.record(seeds[rows], actor, noise, on_batch))
 
     parts = np.array_split(np.arange(len(seeds)), min(jax.process_count(), len(seeds)))
-    return Episodes(**shared_out(parts, record, partial(exchange, setting.workdir.data(role))))
+    return Episodes(**shared_out(parts, record, partial(exchange, context.workdir.data(role))))

@@ -1,12 +1,13 @@
-"""Stage 7: the real success rate of base and improved policy, on starts nobody was trained on."""
+"""Stage 7: the real success rate of base and improved policy, on held-out starts."""
 
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.agents.policy import Policy
+from wmpo_jax.assembly.seeds import span
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.report.intervals import paired_difference, wilson
@@ -14,41 +15,37 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.mesh import fetch
 from wmpo_jax.runtime.progress import Progress, progress
-from wmpo_jax.stages import improve
-from wmpo_jax.stages.agents import PolicyFamily, policy_family
-from wmpo_jax.stages.real import make_player
-from wmpo_jax.stages.seeds import span
-from wmpo_jax.stages.setting import Setting
-from wmpo_jax.stages.sft import load_base_policy
+from wmpo_jax.stages.context import RunContext
 
 MODES = ("greedy", "sampled")
 
 
 class RealEvaluator:
-    """Plays policies in reality from held-out starts, `batch_size` worlds at a time."""
+    """Plays policies in the real environment from held-out starts, `batch_size` at a time."""
 
     def __init__(
         self,
-        setting: Setting,
-        family: PolicyFamily,
+        context: RunContext,
+        policy: Policy,
         role: str = "evaluation",
         statistics: ActionStatistics | None = None,
     ):
         """`statistics` un-normalize the policy's actions; None means the demonstrations'."""
-        section = setting.config.evaluate
+        section = context.config.evaluate
         if section.episodes % section.batch_size:
             raise UserError(
                 f"evaluate.episodes = {section.episodes} is not a multiple of "
                 f"evaluate.batch_size = {section.batch_size}: change one of them."
             )
-        self.seeds = setting.starts(role, 0, section.episodes)
+        self.seeds = context.starts(role, 0, section.episodes)
         self._batches = self.seeds.reshape(-1, section.batch_size)
-        self._setting = setting
-        self._play = make_player(setting, family, statistics)
+        self._context = context
+        real, temperature = context.real, context.config.policy.temperature
+        self._play = real.player(policy, temperature, statistics or context.statistics)
 
     def outcomes(self, params: Any, mode: str, bar: Progress | None = None) -> dict[str, Any]:
-        """success bool [n], finish_step and goal int [n], invalid bool [n] of one policy."""
-        keys = jax.random.split(self._setting.key(f"evaluate {mode}"), len(self._batches))
+        """success bool [n], finish_step and instruction_id int [n], invalid bool [n] of one policy."""
+        keys = jax.random.split(self._context.key(f"evaluate {mode}"), len(self._batches))
         parts = []
         for starts, key in zip(self._batches, keys, strict=True):
             greedy = mode == "greedy"
@@ -58,7 +55,7 @@ class RealEvaluator:
                     {
                         "success": trajectory.success_B,
                         "finish_step": trajectory.finish_step_B,
-                        "goal": trajectory.instruction_id_B,
+                        "instruction_id": trajectory.instruction_id_B,
                         "invalid": trajectory.invalid_B,
                     }
                 )
@@ -70,22 +67,20 @@ class RealEvaluator:
     def video(self, params: Any, count: int) -> np.ndarray:
         """Frames [count, T, H, W, 3] of the first `count` starts, greedy."""
         starts = jnp.asarray(self._batches[0])
-        if isinstance(self._setting.env, HostEnvironment):
+        if isinstance(self._context.env, HostEnvironment):
             starts = starts[:count]  # compiled programs want the whole batch again
         trajectory = self._play(params, starts, jax.random.key(0), greedy=True)
         return fetch(trajectory.frames_BTHWC)[:count]
 
 
-def run(setting: Setting) -> None:
+def run(context: RunContext) -> dict[str, Any]:
     """Writes data/evaluation/results.npz, one row per episode, and the rates."""
-    started = time.monotonic()
-    section = setting.config.evaluate
-    family = policy_family(setting.config, setting.env)
+    section, trained = context.config.evaluate, context.trained
     policies = {
-        "base": load_base_policy(setting, family),
-        "wmpo": improve.load_policy(setting, family),
+        "base": trained.policy_params("sft"),
+        "wmpo": trained.policy_params("improve"),
     }
-    evaluator = RealEvaluator(setting, family)
+    evaluator = RealEvaluator(context, trained.policy)
     results: dict[str, np.ndarray] = {"seeds": evaluator.seeds}
     invalid = 0
     with progress(2 * len(policies) * section.episodes, 0, "evaluate") as bar:
@@ -94,9 +89,9 @@ def run(setting: Setting) -> None:
                 outcome = evaluator.outcomes(params, mode, bar)
                 results[f"{name}_{mode}"] = outcome["success"]
                 invalid += int(outcome["invalid"].sum())
-    save_arrays(setting.workdir.data("evaluation") / "results.npz", results)
-    _save_videos(setting, evaluator, policies)
-    setting.workdir.ledger.append(
+    save_arrays(context.workdir.data("evaluation") / "results.npz", results)
+    _save_videos(context, evaluator, policies)
+    context.workdir.ledger.append(
         "evaluate",
         "evaluation",
         episodes=2 * len(policies) * section.episodes,
@@ -104,8 +99,7 @@ def run(setting: Setting) -> None:
         used_for_training=False,
     )
     summary = summarize(results, section.primary)
-    summary |= {"seed": setting.config.seed, "invalid": invalid, **setting.provenance()}
-    setting.workdir.mark_done("evaluate", {"seconds": time.monotonic() - started, **summary})
+    return summary | {"seed": context.config.seed, "invalid": invalid, **context.provenance()}
 
 
 def summarize(results: dict[str, np.ndarray], primary: str) -> dict[str, Any]:
@@ -133,12 +127,12 @@ def rate(success: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _save_videos(setting: Setting, evaluator: RealEvaluator, policies: dict[str, Any]) -> None:
+def _save_videos(context: RunContext, evaluator: RealEvaluator, policies: dict[str, Any]) -> None:
     """Base beside improved policy from the same starts, for the report."""
-    count = setting.config.evaluate.videos
+    count = context.config.evaluate.videos
     videos = {name: evaluator.video(params, count) for name, params in policies.items()}
     captions = [f"start {seed}: base | WMPO" for seed in evaluator.seeds[:count]]
     save_arrays(
-        setting.workdir.data("videos") / "base_improved.npz",
+        context.workdir.data("videos") / "base_improved.npz",
         {"left_BTHWC": videos["base"], "right_BTHWC": videos["wmpo"], "caption": captions},
     )

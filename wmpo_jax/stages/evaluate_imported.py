@@ -1,101 +1,86 @@
 """How often an imported policy solves its benchmark: the number to compare with a paper's.
 
-    python -m wmpo_jax.main --config=configs/libero.py:evaluate_imported --stages=evaluate_imported \\
-        --config.evaluate_imported.folder=ckpt/policy
+    python -m wmpo_jax.main --config=configs/libero.py:evaluate_imported \\
+        --stages=evaluate_imported --config.evaluate_imported.folder=ckpt/policy
 
 The folder is one that `convert import --kind=policy` made. Nothing is trained.
 """
 
-import time
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from wmpo_jax.conversion.load import Policy, load_policy, spread_over
+from wmpo_jax.assembly.seeds import span
+from wmpo_jax.conversion.load import ImportedPolicy, load_policy, spread_over
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.progress import progress, say
-from wmpo_jax.stages.agents import PolicyFamily
+from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.evaluate import RealEvaluator, rate
-from wmpo_jax.stages.seeds import span
-from wmpo_jax.stages.setting import Setting
 
 
-def run(setting: Setting) -> None:
-    """Writes data/evaluate_imported/results.npz, one row per episode, and the rates over all and by task.
+def run(context: RunContext) -> dict[str, Any]:
+    """Writes data/evaluate_imported/results.npz, one row per episode, and the rates.
 
     Raises:
       UserError: no such checkpoint or statistics, or actions of another length.
     """
-    started = time.monotonic()
-    section, env = _section(setting), setting.env
-    policy = load_policy(
+    section, env = _section(context), context.env
+    imported = load_policy(
         section.folder,
         unnorm_key=section.statistics or env.name,
         param_dtype=jnp.bfloat16,  # as released; nothing is trained
-        place=spread_over(setting.mesh),
+        place=spread_over(context.mesh),
+        lanczos_resize=section.lanczos,
         jpeg=section.jpeg,
     )
-    family = as_family(setting, policy)
-    evaluator = RealEvaluator(setting, family, statistics=policy.statistics)
+    _check_actions(context, imported)
+    policy = imported.policy.with_instructions(env.instructions)
+    evaluator = RealEvaluator(context, policy, statistics=imported.statistics)
     with progress(len(evaluator.seeds), 0, "evaluate_imported") as bar:
-        outcome = evaluator.outcomes(policy.params, setting.config.evaluate.primary, bar)
+        outcome = evaluator.outcomes(imported.params, context.config.evaluate.primary, bar)
     save_arrays(
-        setting.workdir.data("evaluate_imported") / "results.npz",
+        context.workdir.data("evaluate_imported") / "results.npz",
         {"seeds": evaluator.seeds, **outcome},
     )
-    setting.workdir.ledger.append(
+    context.workdir.ledger.append(
         "evaluate_imported",
         "evaluation of an imported policy",
         episodes=len(evaluator.seeds),
         seeds=span(evaluator.seeds),
         used_for_training=False,
     )
-    result = _rates(setting, outcome) | setting.provenance()
-    setting.workdir.mark_done(
-        "evaluate_imported", {"seconds": time.monotonic() - started, **result}
-    )
+    result = _rates(context, outcome) | context.provenance()
     say(f"{env.name}: {result['overall']}")
+    return result
 
 
-def as_family(setting: Setting, policy: Policy) -> PolicyFamily:
-    """An imported policy in the role of ours, told the task's instructions."""
-    env = setting.env
-    prompts_GL, lengths_G = policy.tokenizer.encode_batch(env.instructions)
-    family = PolicyFamily(
-        build=lambda: nnx.merge(policy.graphdef, policy.params),
-        graphdef=policy.graphdef,
-        transform=policy.transform,
-        prompts_GL=prompts_GL,
-        lengths_G=lengths_G,
-        bins=setting.config.evaluate_imported.bins,
-    )
-    actions = len(policy.statistics.q01)
+def _check_actions(context: RunContext, imported: ImportedPolicy) -> None:
+    actions, env = len(imported.statistics.q01), context.env
     if actions != env.action_dim:
         raise UserError(
-            f"The policy in {setting.config.evaluate_imported.folder} gives {actions} numbers per action "
-            f"and {env.name} takes {env.action_dim}: choose another checkpoint or task."
+            f"The policy in {context.config.evaluate_imported.folder} gives {actions} numbers per "
+            f"action and {env.name} takes {env.action_dim}: choose another checkpoint or task."
         )
-    return family
 
 
-def _section(setting: Setting) -> Any:
-    section = setting.config.get("evaluate_imported")
+def _section(context: RunContext) -> Any:
+    section = context.config.get("evaluate_imported")
     if section is None or not section.folder:
         raise UserError(
-            "Stage evaluate_imported has no policy: use --config=configs/libero.py:evaluate_imported and give "
-            "--config.evaluate_imported.folder=FOLDER, which `convert import --kind=policy` made."
+            "Stage evaluate_imported has no policy: use a config that has the section "
+            "(configs/libero.py:evaluate_imported) and give --config.evaluate_imported.folder="
+            "FOLDER, which `convert import --kind=policy` made."
         )
     return section
 
 
-def _rates(setting: Setting, outcome: dict[str, np.ndarray]) -> dict[str, Any]:
+def _rates(context: RunContext, outcome: dict[str, np.ndarray]) -> dict[str, Any]:
     instruction_id_B = outcome["goal"]
     by_task = {
         instruction: rate(outcome["success"][instruction_id_B == goal])
-        for goal, instruction in enumerate(setting.env.instructions)
+        for goal, instruction in enumerate(context.env.instructions)
         if (instruction_id_B == goal).any()
     }
     return {

@@ -1,11 +1,10 @@
-"""Can imagination be trusted? The same starts in both worlds, before and after RL.
+"""Can imagination be trusted? The same starts in both environments, before and after RL.
 
 Once with the same actions, which compares outcomes episode by episode; and once with the policy
-acting on what it sees in each world, as it does in reinforcement. The second may fail where the
-first is good: a policy that imagined frames confuse visits other states than in reality.
+acting on what it sees in each of them, as it does in reinforcement. The second may fail where the
+first is good: a policy that imagined frames confuse visits other states than real ones.
 """
 
-import time
 from typing import Any
 
 import jax
@@ -15,85 +14,76 @@ import numpy as np
 from wmpo_jax.algorithm.protocols import Observation
 from wmpo_jax.algorithm.rollout import replay, rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.assembly.seeds import span
+from wmpo_jax.assembly.trained import ImaginedParts
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.mesh import fetch, replicate
 from wmpo_jax.runtime.progress import say
-from wmpo_jax.stages.agents import policy_family
-from wmpo_jax.stages.improve import imagined, load_policy, load_world
-from wmpo_jax.stages.real import make_player
+from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.reward import confusion
-from wmpo_jax.stages.seeds import span
-from wmpo_jax.stages.setting import Setting
-from wmpo_jax.stages.sft import load_base_policy
 
 BATCH = 128
 
 
-def run(setting: Setting) -> None:
-    """Compares the worlds under the base policy and prints the gates, before any RL."""
-    started = time.monotonic()
-    family = policy_family(setting.config, setting.env)
-    report = compare(setting, load_base_policy(setting, family), "before")
-    report["gates"] = gates = _gates(setting, report)
+def run(context: RunContext) -> dict[str, Any]:
+    """Compares both environments under the base policy and prints the gates, before any RL."""
+    report = compare(context, context.trained.policy_params("sft"), "before")
+    report["gates"] = gates = _gates(context, report)
     for name, gate in gates.items():
         mark = "passed" if gate["passed"] else "FAILED"
         say(f"gate {name}: {gate['value']:.3f} (bound {gate['bound']:.2f}) {mark}")
     failed = [name for name, gate in gates.items() if not gate["passed"]]
-    if failed and setting.config.gates.enforce:
+    if failed and context.config.gates.enforce:
         raise UserError(
             f"Imagination is not to be trusted yet ({', '.join(failed)}): train the world model "
             "longer or on more play, or set gates.enforce to False to go on all the same."
         )
-    setting.workdir.mark_done("gates", {"seconds": time.monotonic() - started, **report})
+    return report
 
 
-def run_after(setting: Setting) -> None:
+def run_after(context: RunContext) -> dict[str, Any]:
     """The same comparison under the improved policy: did it learn to exploit the model?"""
-    started = time.monotonic()
-    family = policy_family(setting.config, setting.env)
-    report = compare(setting, load_policy(setting, family), "after")
-    setting.workdir.mark_done("gates_after", {"seconds": time.monotonic() - started, **report})
+    return compare(context, context.trained.policy_params("improve"), "after")
 
 
-def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
-    """Plays `params` in reality at the training temperature and replays it in imagination.
+def compare(context: RunContext, params: Any, when: str) -> dict[str, Any]:
+    """Plays `params` in the real environment at the training temperature and replays it in imagination.
 
     Returns outcome agreement and PSNR over the horizon; PSNR is that of the mean squared error
     over episodes, against the baseline that repeats the first frame. The simulator's outcomes are
     used here for the report only.
     """
-    config = setting.config
-    seeds = setting.starts("gates", 0, config.gates.episodes)
-    world = replicate(setting.mesh, load_world(setting))
-    family = policy_family(config, setting.env)
-    play = make_player(setting, family)
+    config = context.config
+    seeds = context.starts("gates", 0, config.gates.episodes)
+    trained, play = context.trained, context.player()
+    parts = replicate(context.mesh, trained.imagined_parts())
 
     def imagine(
-        params: Any, world: tuple, real: Trajectory, dream_key: jax.Array, free_key: jax.Array
+        params: Any, parts: ImaginedParts, real: Trajectory, key: jax.Array, free_key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        policy = family.policy(params, config.policy.temperature)
+        acting = trained.policy.acting(params, config.policy.temperature)
         first = Observation(
             frame_BHWC=real.frames_BTHWC[:, 0], instruction_id_B=real.instruction_id_B
         )
-        dream = imagined(setting, *world)
-        frames, success_B, _ = replay(real.actions_BNKA, dream, first, dream_key)
-        free = rollout(policy, dream, first, free_key, setting.num_chunks)
+        imagined = trained.imagined(parts)
+        frames, success_B, _ = replay(real.actions_BNKA, imagined, first, key)
+        free = rollout(acting, imagined, first, free_key, context.real.num_chunks)
         return frames, success_B, free.success_B
 
-    imagine_all = sharding.compiled(setting.mesh, imagine)
-    keys = jax.random.split(setting.key("gates"), -(-len(seeds) // BATCH))
+    imagine_all = sharding.compiled(context.mesh, imagine)
+    keys = jax.random.split(context.key("gates"), -(-len(seeds) // BATCH))
     parts = []
     for start, key in zip(range(0, len(seeds), BATCH), keys, strict=True):
         batch = jnp.asarray(seeds[start : start + BATCH])
-        real_key, dream_key, free_key = jax.random.split(key, 3)
+        real_key, replay_key, free_key = jax.random.split(key, 3)
         real = play(params, batch, real_key)
-        dream = imagine_all(params, world, real, dream_key, free_key)
-        parts.append(fetch((real, *dream)))
-    real, frames, judged, free = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-    _save_videos(setting, real, frames, judged, when)
-    setting.workdir.ledger.append(
+        imagined = imagine_all(params, parts, real, replay_key, free_key)
+        parts.append(fetch((real, *imagined)))
+    real, frames, predicted, free = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    _save_videos(context, real, frames, predicted, when)
+    context.workdir.ledger.append(
         "gates",
         f"comparison {when} RL",
         episodes=len(seeds),
@@ -101,15 +91,15 @@ def compare(setting: Setting, params: Any, when: str) -> dict[str, Any]:
         used_for_training=False,
     )
     return {
-        **confusion(judged, real.success_B),
+        **confusion(predicted, real.success_B),
         "free_imagined_rate": float(free.mean()),
         **_psnr_report(real.frames_BTHWC, frames),
-        **setting.provenance(),
+        **context.provenance(),
     }
 
 
-def _gates(setting: Setting, report: dict[str, Any]) -> dict[str, Any]:
-    section = setting.config.gates
+def _gates(context: RunContext, report: dict[str, Any]) -> dict[str, Any]:
+    section = context.config.gates
     gap = abs(report["imagined_rate"] - report["real_rate"])
     closed = abs(report["free_imagined_rate"] - report["real_rate"])
     return {
@@ -128,9 +118,9 @@ def _gate(value: float, bound: float, passed: bool) -> dict[str, Any]:
     return {"value": value, "bound": bound, "passed": bool(passed)}
 
 
-def _psnr_report(real_BTHWC: np.ndarray, dream_BTHWC: np.ndarray) -> dict[str, Any]:
-    """PSNR in dB after each action, and that of showing the first frame for ever."""
-    curve = _psnr_curve(real_BTHWC[:, 1:], dream_BTHWC[:, 1:])
+def _psnr_report(real_BTHWC: np.ndarray, imagined_BTHWC: np.ndarray) -> dict[str, Any]:
+    """PSNR in dB after each action, and that of repeating the first frame."""
+    curve = _psnr_curve(real_BTHWC[:, 1:], imagined_BTHWC[:, 1:])
     copy = _psnr_curve(real_BTHWC[:, 1:], real_BTHWC[:, :1])
     moments = {"1": 0, "half": len(curve) // 2 - 1, "full": len(curve) - 1}
     return {
@@ -147,15 +137,15 @@ def _psnr_curve(a_BTHWC: np.ndarray, b_BTHWC: np.ndarray) -> list[float]:
 
 
 def _save_videos(
-    setting: Setting, real: Trajectory, frames: np.ndarray, judged: np.ndarray, when: str
+    context: RunContext, real: Trajectory, frames: np.ndarray, predicted: np.ndarray, when: str
 ) -> None:
-    """Agreements and, where there are any, lies of imagination; for the report."""
+    """Agreements and, where there are any, disagreements; for the report."""
     true = np.asarray(real.success_B)
     kinds = {
-        "both succeed": judged & true,
-        "both fail": ~judged & ~true,
-        "imagination lied": judged & ~true,
-        "imagination missed it": ~judged & true,
+        "both succeed": predicted & true,
+        "both fail": ~predicted & ~true,
+        "false positive": predicted & ~true,
+        "false negative": ~predicted & true,
     }
     rows, captions = [], []
     for name, members in kinds.items():
@@ -163,7 +153,7 @@ def _save_videos(
             rows.append(row)
             captions.append(f"{name}: real | imagined")
     save_arrays(
-        setting.workdir.data("videos") / f"real_imagined_{when}.npz",
+        context.workdir.data("videos") / f"real_imagined_{when}.npz",
         {
             "left_BTHWC": np.asarray(real.frames_BTHWC)[rows],
             "right_BTHWC": frames[rows],

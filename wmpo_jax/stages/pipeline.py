@@ -1,10 +1,13 @@
 """The stages in the order of the paper; each is skipped when its result is already there."""
 
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.assembly.environment import make_task
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import check_even
@@ -26,9 +29,9 @@ from wmpo_jax.stages import (
     sft,
     world_model,
 )
-from wmpo_jax.stages.setting import Setting, make_task
+from wmpo_jax.stages.context import RunContext
 
-Stage = Callable[[Setting], None]
+Stage = Callable[[RunContext], dict[str, Any]]
 
 CYCLE: dict[str, Stage] = {
     "demos": demos.run,
@@ -66,18 +69,20 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
     """
     names = chosen(config, names)
     _check_batches(config, mesh, names)
-    setting = Setting(config, workdir, mesh)
+    context = RunContext(config, workdir, mesh)
     for name in names:
         if name == REPORT:
             continue
         if workdir.done(name):
             say(f"{name}: done before, skipped")
             continue
-        if preemption.stop_requested():
+        if preemption.stop_requested(0):
             raise preemption.stopped(name, 0)
-        STAGES[name](setting)
+        started = time.monotonic()
+        result = STAGES[name](context)
+        workdir.mark_done(name, {"seconds": time.monotonic() - started, **result})
     if REPORT in names:
-        page.run(setting)
+        page.run(context)
 
 
 def check(config: ConfigDict, names: Sequence[str] = ()) -> None:

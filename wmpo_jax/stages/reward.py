@@ -1,116 +1,100 @@
-"""Stage 5: the reward model, and the threshold from which it is believed."""
+"""Stage 5: the reward model, and the threshold from which its score counts as success."""
 
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, episode_outcomes
+from wmpo_jax.agents.world_model import VideoWorldModel
 from wmpo_jax.algorithm.imagination import imagine_video
-from wmpo_jax.algorithm.trajectory import first_success
-from wmpo_jax.models.videomae import VideoMAE
+from wmpo_jax.assembly import agents, networks
 from wmpo_jax.report.intervals import reliability
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.runtime.mesh import fetch, spread_padded
-from wmpo_jax.stages import networks, training
-from wmpo_jax.stages.agents import VideoRewardModel, VideoWorldModel, reward_network, success_logits
-from wmpo_jax.stages.autoencoder import load_video, recorded
-from wmpo_jax.stages.setting import Setting
-from wmpo_jax.stages.world_model import load_world_model, normalized_actions
+from wmpo_jax.stages.context import RunContext
+from wmpo_jax.stages.recorded import recorded
+from wmpo_jax.stages.world_model import normalized_actions
+from wmpo_jax.training import reward_model as training
+from wmpo_jax.training.fit import fit
+from wmpo_jax.training.state import initial_state
 
-LABELLED = ("demos", "rollouts")
-SOURCES = ("camera", "decoded", "imagined")
+LABELED = ("demos", "rollouts")
 REPLAY_BATCH = 64
-WEIGHT_DECAY = 0.05
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 6, 51)))
 
 
-def run(setting: Setting) -> None:
-    """Writes checkpoints/reward and the threshold that reward models held-out episodes best.
+def run(context: RunContext) -> dict[str, Any]:
+    """Writes checkpoints/reward and the threshold that classifies held-out episodes best.
 
-    The classifier is used on imagined frames only, so it learns and is validated on them too: on
+    The reward model is used on imagined frames only, so it learns and is validated on them too: on
     the labeled episodes replayed in the world model, with what really happened as the label.
-    Where imagination is unsure, so is the reward model then.
+    Where imagination is uncertain, so is the reward model then.
     """
-    started = time.monotonic()
-    section = setting.config.reward
-    dreamer = load_world_model(setting, load_video(setting))
-    sources = {name: stage for name, stage in recorded(setting).items() if name in LABELLED}
-    sets = {name: _labeled(setting, dreamer, name, stage) for name, stage in sources.items()}
+    section, config = context.config.reward, agents.reward_training(context.config, context.env)
+    world_model = context.trained.world_model()
+    sources = {name: stage for name, stage in recorded(context).items() if name in LABELED}
+    sets = {name: _labeled(context, world_model, name, stage) for name, stage in sources.items()}
     train, held_out = _split(sets, section.validation_fraction)
-    graphdef, params = networks.create(setting, "reward", lambda: _network(setting))
-    optimizer = _optimizer(setting)
-    step_fn = training.make_step(
-        setting.mesh,
-        lambda params, data, key, _: _loss(graphdef, setting, params, data, key),
-        optimizer,
-        setting.key("reward"),
-        accumulate=section.get("accumulate", 1),
-    )
-    state = training.fit(
+    graphdef, params = networks.create(
+        context.config,
+        context.mesh,
         "reward",
-        training.initial_state(setting.mesh, params, optimizer),
-        step_fn,
-        _joined(train),
-        section.steps,
-        section.checkpoint_every,
-        setting,
+        lambda: agents.reward_network(context.config, context.env),
     )
-    reward_model = VideoRewardModel(state.params, graphdef, section.window)
-    scores = {name: _scores(setting, reward_model, e, "imagined") for name, e in held_out.items()}
-    threshold = _best_threshold(setting, scores, held_out)
+    state = fit(
+        context.loop_files("reward"),
+        context.mesh,
+        initial_state(context.mesh, params, training.optimizer(config)),
+        training.step_function(context.mesh, graphdef, config, context.key("reward")),
+        _joined(train),
+        config.optimizer.steps,
+        section.checkpoint_every,
+    )
+    reward_model = agents.reward_model(context.config, context.env, state.params)
+    scored = {
+        source: {
+            name: _scores(context.mesh, reward_model, episodes, source)
+            for name, episodes in held_out.items()
+        }
+        for source in ("imagined", "decoded")
+    }
+    threshold = _best_threshold(section, scored["imagined"], held_out)
     report = {}
     for name, episodes in held_out.items():
-        seen = _scores(setting, reward_model, episodes, "decoded")
-        report[name] = _confusion(setting, seen, episodes, threshold)
-        report[f"{name}_imagined"] = _confusion(setting, scores[name], episodes, threshold)
-    result = {"threshold": threshold, **report, "calibration": _calibration(scores, held_out)}
-    setting.workdir.mark_done("reward", {"seconds": time.monotonic() - started, **result})
-
-
-def load_reward_model(setting: Setting) -> tuple[VideoRewardModel, float]:
-    """The trained classifier and its threshold."""
-    graphdef, params = training.abstract(setting.mesh, lambda: _network(setting))
-    template = training.state_template(setting.mesh, params, _optimizer(setting))
-    params = training.load_params(setting, "reward", template)
-    threshold = setting.workdir.result("reward")["threshold"]
-    return VideoRewardModel(params, graphdef, setting.config.reward.window), threshold
-
-
-def _network(setting: Setting) -> VideoMAE:
-    return reward_network(setting.config, setting.env)
-
-
-def _optimizer(setting: Setting) -> Any:
-    section = setting.config.reward
-    return training.adamw(section.learning_rate, section.steps, WEIGHT_DECAY)
+        for source, key in (("decoded", name), ("imagined", f"{name}_imagined")):
+            report[key] = _confusion(section, scored[source][name], episodes, threshold)
+    calibration = _calibration(scored["imagined"], held_out)
+    return {"step": int(state.step), "threshold": threshold, **report, "calibration": calibration}
 
 
 def _labeled(
-    setting: Setting, dreamer: VideoWorldModel, name: str, stage: str
+    context: RunContext, world_model: VideoWorldModel, name: str, stage: str
 ) -> dict[str, np.ndarray]:
     """The frames of camera, autoencoder and imagination, and when success began."""
-    episodes = setting.episodes(name, stage)
-    latents = load_arrays(setting.workdir.data(name) / "latents.npz", "autoencoder")
+    episodes = context.episodes(name, stage)
+    latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
     actions = rearrange(
-        normalized_actions(setting, episodes), "e (n k) a -> e n k a", k=setting.env.chunk
+        normalized_actions(episodes, context.statistics),
+        "e (n k) a -> e n k a",
+        k=context.env.chunk,
     )
     camera = episodes["frames_BTHWC"]
-    decode = sharding.compiled(setting.mesh, VideoWorldModel.decode)
-    imagine = sharding.compiled(setting.mesh, imagine_video)
+    decode = sharding.compiled(context.mesh, VideoWorldModel.decode)
+    imagine = sharding.compiled(context.mesh, imagine_video)
     decoded, imagined = [], []
     for part in range(0, len(actions), REPLAY_BATCH):
         rows = slice(part, part + REPLAY_BATCH)
         batch = latents["latents_BThwc"][rows], camera[rows, 0], actions[rows]
-        real, first, chosen = spread_padded(setting.mesh, batch)
-        key = jax.random.fold_in(setting.key(f"replay {name}"), part)
-        decoded.append(fetch(decode(dreamer, real))[: len(batch[0])])
-        imagined.append(fetch(imagine(dreamer, first, chosen, key))[: len(batch[0])])
+        real, first, chosen = spread_padded(context.mesh, batch)
+        key = jax.random.fold_in(context.key(f"replay {name}"), part)
+        decoded.append(fetch(decode(world_model, real))[: len(batch[0])])
+        imagined.append(fetch(imagine(world_model, first, chosen, key))[: len(batch[0])])
     return {
         "camera_ETHWC": camera,
         "decoded_ETHWC": np.concatenate(decoded),
@@ -137,49 +121,20 @@ def _joined(sets: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda *xs: np.concatenate(xs), *sets.values())
 
 
-def _loss(
-    graphdef: Any, setting: Setting, params: Any, data: dict[str, jax.Array], key: jax.Array
-) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Cross-entropy on windows; a window is positive if success holds in its last frame."""
-    frames, labels, goals = training.spread(setting.mesh, _windows(setting, data, key))
-    network = nnx.merge(graphdef, params)
-    logits_B2 = success_logits(network(network.preprocess(frames)), goals)
-    log_probs = jax.nn.log_softmax(logits_B2)
-    loss = -jnp.take_along_axis(log_probs, labels[:, None].astype(jnp.int32), axis=1).mean()
-    hit = (log_probs[:, 1] > log_probs[:, 0]) == labels
-    return loss, {"accuracy": hit.mean()}
-
-
-def _windows(
-    setting: Setting, data: dict[str, jax.Array], key: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    section = setting.config.reward
-    episode_key, end_key, source_key = jax.random.split(key, 3)
-    shape = (section.batch_size,)
-    episode_B = jax.random.randint(episode_key, shape, 0, data["instruction_id_E"].shape[0])
-    end_B = jax.random.randint(end_key, shape, 1, setting.env.horizon + 1)
-    time_BT = jnp.maximum(end_B[:, None] + jnp.arange(1 - section.window, 1), 0)
-    videos = jnp.stack([data[f"{source}_ETHWC"][episode_B[:, None], time_BT] for source in SOURCES])
-    source_B = jax.random.randint(source_key, shape, 0, len(SOURCES))
-    frames = videos[source_B, jnp.arange(section.batch_size)]
-    labels = data["success_E"][episode_B] & (end_B >= data["finish_step_E"][episode_B])
-    return frames, labels, data["instruction_id_E"][episode_B]
-
-
 def _scores(
-    setting: Setting, reward_model: VideoRewardModel, episodes: dict[str, Any], source: str
+    mesh: Mesh, reward_model: VideoRewardModel, episodes: dict[str, Any], source: str
 ) -> np.ndarray:
     """Probability of success after each action, on the frames of `source`; float32 [E, T - 1]."""
     frames = episodes[f"{source}_ETHWC"]
     before = np.repeat(frames[:, :1], reward_model.window - 2, axis=1)
-    videos, goals = spread_padded(
-        setting.mesh, (np.concatenate([before, frames], axis=1), episodes["instruction_id_E"])
+    videos, instruction_ids = spread_padded(
+        mesh, (np.concatenate([before, frames], axis=1), episodes["instruction_id_E"])
     )
-    score = sharding.compiled(setting.mesh, VideoRewardModel.score)
-    return fetch(score(reward_model, videos, goals))[: len(frames)]
+    score = sharding.compiled(mesh, VideoRewardModel.score)
+    return fetch(score(reward_model, videos, instruction_ids))[: len(frames)]
 
 
-def _best_threshold(setting: Setting, scores: dict, held_out: dict) -> float:
+def _best_threshold(section: ConfigDict, scores: dict, held_out: dict) -> float:
     """Fewest false successes or fewest misses, whichever are more; among equals the middle one.
 
     Counted over imagined episodes of both sources. Both kinds of error are held down at once, so
@@ -189,20 +144,19 @@ def _best_threshold(setting: Setting, scores: dict, held_out: dict) -> float:
     """
     errors = []
     for threshold in THRESHOLDS:
-        counts = [_confusion(setting, scores[n], held_out[n], threshold) for n in held_out]
+        counts = [_confusion(section, scores[n], held_out[n], threshold) for n in held_out]
         errors.append(max(sum(c["fp"] for c in counts), sum(c["fn"] for c in counts)))
     best = np.flatnonzero(np.asarray(errors) == min(errors))
     return float(THRESHOLDS[best[len(best) // 2]])
 
 
 def _confusion(
-    setting: Setting, scores_ET: np.ndarray, episodes: dict[str, Any], threshold: float
+    section: ConfigDict, scores_ET: np.ndarray, episodes: dict[str, Any], threshold: float
 ) -> dict[str, Any]:
-    """Counts of judged against true outcomes of whole episodes."""
-    executed = 1 + np.arange(scores_ET.shape[1])
-    hit_ET = (scores_ET >= threshold) & (executed >= setting.config.reward.min_step)
-    judged, _ = first_success(jnp.asarray(hit_ET))
-    return confusion(np.asarray(judged), np.asarray(episodes["success_E"]))
+    """Counts of predicted against true outcomes of whole episodes."""
+    rule = SuccessRule(threshold, section.min_step)
+    predicted, _ = episode_outcomes(jnp.asarray(scores_ET), 1, section.window, rule)
+    return confusion(np.asarray(predicted), np.asarray(episodes["success_E"]))
 
 
 def _calibration(scores: dict, held_out: dict) -> dict[str, list]:
@@ -216,10 +170,10 @@ def _calibration(scores: dict, held_out: dict) -> dict[str, list]:
     return reliability(np.concatenate(probability), np.concatenate(outcome))
 
 
-def confusion(judged: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+def confusion(predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     """tp, fp, fn, tn, precision, recall, agreement and both rates of boolean outcomes."""
-    tp, fp = int((judged & true).sum()), int((judged & ~true).sum())
-    fn, tn = int((~judged & true).sum()), int((~judged & ~true).sum())
+    tp, fp = int((predicted & true).sum()), int((predicted & ~true).sum())
+    fn, tn = int((~predicted & true).sum()), int((~predicted & ~true).sum())
     return {
         "n": len(true),
         "tp": tp,
@@ -229,6 +183,6 @@ def confusion(judged: np.ndarray, true: np.ndarray) -> dict[str, Any]:
         "precision": tp / max(tp + fp, 1),
         "recall": tp / max(tp + fn, 1),
         "agreement": (tp + tn) / max(len(true), 1),
-        "imagined_rate": float(np.mean(judged)),
+        "imagined_rate": float(np.mean(predicted)),
         "real_rate": float(np.mean(true)),
     }

@@ -1,6 +1,6 @@
-"""Success classifier over windows of frames (VideoMAE): the reward model of imagined episodes."""
+"""VideoMAE over windows of frames: the network of the reward model."""
 
 from wmpo_jax.models.videomae.model import VideoMAE, VideoMAEConfig
-from wmpo_jax.models.videomae.windows import find_success, score_windows
+from wmpo_jax.models.videomae.windows import score_windows
 
-__all__ = ["VideoMAE", "VideoMAEConfig", "find_success", "score_windows"]
+__all__ = ["VideoMAE", "VideoMAEConfig", "score_windows"]

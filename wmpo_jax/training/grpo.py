@@ -1,12 +1,14 @@
-"""The reinforcement loop: sample groups in a world, keep the mixed ones, update. Any `Dynamics`.
+"""The GRPO trainer: sample groups in an environment, keep the mixed ones, update.
 
-Improvement in imagination, the oracle check and GRPO on the rollouts are this loop in three worlds.
+Improvement in imagination, the oracle check and GRPO on recorded rollouts are this trainer in three
+environments.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +17,16 @@ import optax
 from einops import rearrange
 from flax import struct
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from wmpo_jax.agents.policy import Policy, frozen_of, joined, trained_of
 from wmpo_jax.algorithm import grpo
 from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
 from wmpo_jax.runtime import preemption, sharding
-from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import fetch, spread_whole
 from wmpo_jax.runtime.progress import PhaseTimer, progress
-from wmpo_jax.stages import training
-from wmpo_jax.stages.setting import Setting
+from wmpo_jax.training.fit import LoopFiles
+from wmpo_jax.training.state import make_sharded, spread
 
 # (params, starts, key) -> Trajectory; one compiled program
 Sampler = Callable[[Any, Any, jax.Array], Trajectory]
@@ -33,25 +34,20 @@ Sampler = Callable[[Any, Any, jax.Array], Trajectory]
 Starts = Callable[[int], Any]
 
 
-class Scorer(Protocol):
-    """What the update needs of a policy family: float32 logits_BKAV of decision frames."""
-
-    def logits_of_frames(
-        self, params: Any, frames_BHWC: jax.Array, instruction_id_B: jax.Array
-    ) -> jax.Array: ...
-
-
 SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing left to learn"
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Settings of GRPO (wmpo fact sheet 1.3).
+class GRPOConfig:
+    """Hyperparameters of GRPO (WMPO section 4.1; reference: examples/mimicgen/*/train_wmpo_*.sh).
 
     `minibatch` counts episodes, whole groups of them. `require_mixed` False goes on without an
     update where no group has both successes and failures (a smoke run, whose policy cannot act).
     `micro_chunks` decisions per episode go through the policy at once in the update (0: all); fewer
     take less memory for the same gradient.
+
+    Raises:
+      UserError: values that do not fit each other.
     """
 
     iterations: int
@@ -70,24 +66,17 @@ class Recipe:
     require_mixed: bool
     micro_chunks: int = 0
 
-    @classmethod
-    def from_config(cls, setting: Setting, **changes: Any) -> "Recipe":
-        """`config.improve` with some values changed."""
-        return cls.of(setting.config, **changes)
-
-    @classmethod
-    def of(cls, config: ConfigDict, **changes: Any) -> "Recipe":
-        """As `from_config`, of the config alone."""
-        section = config.improve
-        names = {field.name for field in dataclasses.fields(cls)}
-        values = {name: section[name] for name in names & set(section.keys())}
-        recipe = cls(**{"temperature": config.policy.temperature, **values, **changes})
-        if recipe.minibatch % recipe.group_size:
+    def __post_init__(self) -> None:
+        if self.minibatch % self.group_size:
             raise UserError(
-                f"improve.minibatch = {recipe.minibatch} splits groups of {recipe.group_size}: "
+                f"improve.minibatch = {self.minibatch} splits groups of {self.group_size}: "
                 "make it a multiple of improve.group_size."
             )
-        return recipe
+
+    @property
+    def episodes(self) -> int:
+        """Of a batch."""
+        return self.groups * self.group_size
 
     def optimizer(self) -> Any:
         """AdamW at a constant rate from the first iteration on."""
@@ -107,85 +96,93 @@ class GrpoState(struct.PyTreeNode):
     episodes: jax.Array
 
 
-def initial_state(params: Any, recipe: Recipe) -> GrpoState:
+def initial_state(params: Any, config: GRPOConfig) -> GrpoState:
     """Before the first iteration, from a copy of `params`, which updates may use up."""
     params, zero = jax.tree.map(jnp.copy, params), jnp.int32(0)
-    return GrpoState(zero, params, recipe.optimizer().init(params), zero, zero)
+    return GrpoState(zero, params, config.optimizer().init(params), zero, zero)
 
 
 def optimize(
-    name: str,
+    files: LoopFiles,
+    mesh: Mesh,
     params: Any,
-    family: Scorer,
+    policy: Policy,
     sample: Sampler,
     starts: Starts,
-    recipe: Recipe,
-    setting: Setting,
+    config: GRPOConfig,
+    key: jax.Array,
 ) -> tuple[GrpoState, Any]:
-    """`recipe.iterations` rounds of GRPO from `params`, resuming the newest checkpoint of `name`.
+    """`config.iterations` rounds of GRPO from `params`, resuming the newest checkpoint.
 
     Seconds per phase are written with the metrics of each iteration. Returns the last state, and
     the parameters of the policy (`params` with what was trained of them).
 
     Raises:
-      UserError: no group with both successes and failures in `recipe.attempts` batches.
+      UserError: no group with both successes and failures in `config.attempts` batches, or the
+        loss is not finite.
       Preempted: after saving.
     """
-    checkpoints = Checkpoints(setting.workdir.checkpoints(name))
-    frozen = training.frozen_of(params)
-    state = training.make_sharded(
-        setting.mesh, functools.partial(initial_state, recipe=recipe), training.trained_of(params)
-    )
+    name, checkpoints, frozen = files.name, files.checkpoints, frozen_of(params)
+    make = functools.partial(initial_state, config=config)
+    state = make_sharded(mesh, make, trained_of(params))
     if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
-    update = jax.jit(make_update(family, recipe, setting.mesh), donate_argnums=(0, 1))
-    timer, key, first = PhaseTimer(), setting.key(name), int(state.iteration)
-    with (
-        setting.metrics(name, first) as writer,
-        progress(recipe.iterations, first, name) as bar,
-    ):
-        for iteration in range(first + 1, recipe.iterations + 1):
+        state = _join(*checkpoints.restore(*_split(state)))
+    update = jax.jit(make_update(policy, config, mesh), donate_argnums=(0, 1))
+    timer, first = PhaseTimer(), int(state.iteration)
+    with files.metrics(first) as writer, progress(config.iterations, first, name) as bar:
+        for iteration in range(first + 1, config.iterations + 1):
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
             with timer("sample"):
-                policy = training.joined(state.params, frozen)
-                kept, state, metrics = _gather(state, policy, sample, starts, recipe, sample_key)
+                acting = joined(state.params, frozen)
+                kept, state, metrics = _gather(state, acting, sample, starts, config, sample_key)
             with timer("update"):
                 if kept is not None:
-                    batch, weight_B = spread_whole(setting.mesh, kept)
+                    batch, weight_B = spread_whole(mesh, kept)
                     new_params, opt_state, losses = update(
                         state.params, state.opt_state, batch, weight_B, update_key, frozen
                     )
                     state = state.replace(params=new_params, opt_state=opt_state)
                     metrics |= {k: float(v) for k, v in losses.items()}
+                    _check_finite(name, iteration, metrics)
             state = state.replace(iteration=jnp.int32(iteration))
             writer.write(iteration, {**metrics, **timer.take()})
             bar.headline(success=metrics["success"])
             bar.advance()
-            leaving = preemption.stop_requested()
-            if (
-                iteration % recipe.checkpoint_every == 0
-                or leaving
-                or iteration == recipe.iterations
-            ):
-                checkpoints.save(iteration, state)
+            leaving = preemption.stop_requested(iteration)
+            last = iteration == config.iterations
+            if iteration % config.checkpoint_every == 0 or leaving or last:
+                checkpoints.save(iteration, *_split(state))
             if leaving:
+                checkpoints.wait()
                 raise preemption.stopped(name, iteration)
-    return state, training.joined(state.params, frozen)
+    checkpoints.wait()
+    return state, joined(state.params, frozen)
 
 
-def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any:
-    """The params in the newest checkpoint of an `optimize` run; `params` may be their shapes."""
-    shapes = jax.eval_shape(functools.partial(initial_state, recipe=recipe), params)
-    template = sharding.abstract(setting.mesh, shapes)
-    return Checkpoints(setting.workdir.checkpoints(name)).restore(template).params
+def _split(state: GrpoState) -> tuple[Any, GrpoState]:
+    """The two items of a checkpoint: what inference reads, and the rest."""
+    return state.params, state.replace(params=None)
+
+
+def _join(params: Any, rest: GrpoState) -> GrpoState:
+    return rest.replace(params=params)
+
+
+def _check_finite(name: str, iteration: int, metrics: Mapping[str, float]) -> None:
+    broken = [k for k in ("loss", "grad_norm") if not math.isfinite(metrics[k])]
+    if broken:
+        raise UserError(
+            f"{broken[0]} of stage {name} is {metrics[broken[0]]} at iteration {iteration}: lower "
+            "improve.learning_rate in the config; the newest checkpoint is from before this."
+        )
 
 
 def _gather(
     state: GrpoState,
-    policy: Any,
+    params: Any,
     sample: Sampler,
     starts: Starts,
-    recipe: Recipe,
+    config: GRPOConfig,
     key: jax.Array,
 ) -> tuple[tuple[Trajectory, jax.Array] | None, GrpoState, dict[str, float]]:
     """Samples batches until `groups` mixed groups are found, or `attempts` is used up.
@@ -196,34 +193,34 @@ def _gather(
     found: list[Trajectory] = []
     mixed: list[np.ndarray] = []
     success: list[np.ndarray] = []
-    for _ in range(recipe.attempts):
+    for _ in range(config.attempts):
         batch = int(state.batches)
-        trajectory = sample(policy, starts(batch), jax.random.fold_in(key, batch))
+        trajectory = sample(params, starts(batch), jax.random.fold_in(key, batch))
         success.append(fetch(trajectory.success_B))
-        mixed.append(np.asarray(grpo.mixed_groups(jnp.asarray(success[-1]), recipe.group_size)))
+        mixed.append(np.asarray(grpo.mixed_groups(jnp.asarray(success[-1]), config.group_size)))
         found.append(trajectory)
         state = state.replace(batches=state.batches + 1, episodes=state.episodes + len(success[-1]))
-        if sum(m.sum() for m in mixed) >= recipe.groups:
+        if sum(m.sum() for m in mixed) >= config.groups:
             break
     rate = float(np.concatenate(success).mean())
-    groups = np.flatnonzero(np.concatenate(mixed))[: recipe.groups]
+    groups = np.flatnonzero(np.concatenate(mixed))[: config.groups]
     metrics = {
         "success": rate,
         "mixed_share": float(np.concatenate(mixed).mean()),
         "groups": float(len(groups)),
         "episodes": float(state.episodes),
     }
-    if len(groups) == 0 and rate < SOLVED and recipe.require_mixed:
+    if len(groups) == 0 and rate < SOLVED and config.require_mixed:
         raise UserError(
-            f"No group of {recipe.group_size} had both successes and failures in "
-            f"{recipe.attempts} batches of {recipe.groups} (success rate {rate:.3f}): raise "
+            f"No group of {config.group_size} had both successes and failures in "
+            f"{config.attempts} batches of {config.groups} (success rate {rate:.3f}): raise "
             "policy.temperature, improve.attempts or improve.groups, or improve the base policy."
         )
     if len(groups) == 0:
         return None, state, metrics
-    filled = np.resize(groups, recipe.groups)
-    rows = (filled[:, None] * recipe.group_size + np.arange(recipe.group_size)).reshape(-1)
-    weight = np.repeat(np.arange(recipe.groups) < len(groups), recipe.group_size)
+    filled = np.resize(groups, config.groups)
+    rows = (filled[:, None] * config.group_size + np.arange(config.group_size)).reshape(-1)
+    weight = np.repeat(np.arange(config.groups) < len(groups), config.group_size)
     chosen = select(concatenate(found), jnp.asarray(rows))
     return (chosen, jnp.asarray(weight, jnp.float32)), state, metrics
 
@@ -246,19 +243,19 @@ class Decisions(struct.PyTreeNode):
     weight_BNKA: jax.Array
 
 
-def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
+def make_update(policy: Policy, config: GRPOConfig, mesh: Mesh) -> Callable[..., Any]:
     """The policy update as one function: epochs of minibatches of whole groups.
 
     It takes what is trained of the policy, the optimizer's state, episodes, their weights, a key,
     and what is frozen of the policy (None for nothing).
     """
-    optimizer = recipe.optimizer()
+    optimizer = config.optimizer()
 
     def step(
         carry: tuple[Any, Any], batch: Any, frozen: Any
     ) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
         params, opt_state = carry
-        grads, metrics = _gradient(params, frozen, family, _decisions(*batch), recipe)
+        grads, metrics = _gradient(params, frozen, policy, _decisions(*batch), config)
         grads = sharding.pin(mesh, grads)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -272,8 +269,8 @@ def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any
         key: jax.Array,
         frozen: Any = None,
     ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
-        advantage_B = grpo.group_advantages(trajectory.success_B, recipe.group_size)
-        order = _minibatches(recipe, key)
+        advantage_B = grpo.group_advantages(trajectory.success_B, config.group_size)
+        order = _minibatches(config, key)
         batch = (
             trajectory.replace(frames_BTHWC=trajectory.decision_frames_BNHWC),
             advantage_B,
@@ -281,7 +278,7 @@ def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any
         )
 
         def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
-            chosen = training.spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch))
+            chosen = spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch))
             return step(carry, chosen, frozen)
 
         with sharding.over(mesh):
@@ -291,22 +288,22 @@ def make_update(family: Scorer, recipe: Recipe, mesh: Mesh) -> Callable[..., Any
     return update
 
 
-def _minibatches(recipe: Recipe, key: jax.Array) -> jax.Array:
+def _minibatches(config: GRPOConfig, key: jax.Array) -> jax.Array:
     """Rows of every minibatch, int32 [epochs * minibatches, episodes]; groups stay together.
 
     Members of a group share a minibatch, so that its advantages sum to zero there (the reference
     splits groups by accident of its data parallelism).
     """
-    per_batch = min(recipe.minibatch // recipe.group_size, recipe.groups)
-    count = recipe.groups // per_batch
+    per_batch = min(config.minibatch // config.group_size, config.groups)
+    count = config.groups // per_batch
 
     def epoch(key: jax.Array) -> jax.Array:
-        groups = jax.random.permutation(key, recipe.groups)[: count * per_batch]
-        rows = groups[:, None] * recipe.group_size + jnp.arange(recipe.group_size)
-        return rows.reshape(count, per_batch * recipe.group_size)
+        groups = jax.random.permutation(key, config.groups)[: count * per_batch]
+        rows = groups[:, None] * config.group_size + jnp.arange(config.group_size)
+        return rows.reshape(count, per_batch * config.group_size)
 
-    return jax.vmap(epoch)(jax.random.split(key, recipe.epochs)).reshape(
-        recipe.epochs * count, per_batch * recipe.group_size
+    return jax.vmap(epoch)(jax.random.split(key, config.epochs)).reshape(
+        config.epochs * count, per_batch * config.group_size
     )
 
 
@@ -327,18 +324,18 @@ def _decisions(episodes: Trajectory, advantage_B: jax.Array, weight_B: jax.Array
 
 
 def _gradient(
-    params: Any, frozen: Any, family: Scorer, batch: Decisions, recipe: Recipe
+    params: Any, frozen: Any, policy: Policy, batch: Decisions, config: GRPOConfig
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """Gradient of the loss and its metrics, `recipe.micro_chunks` decisions per episode at once."""
+    """Gradient of the loss and its metrics, `config.micro_chunks` decisions per episode at once."""
     differentiate = jax.value_and_grad(_loss, has_aux=True)
     chunks = batch.tokens_BNKA.shape[1]
-    size = recipe.micro_chunks or chunks
+    size = config.micro_chunks or chunks
     if chunks % size:
         raise UserError(
             f"improve.micro_chunks = {size} does not divide the {chunks} chunks of an episode."
         )
     if size == chunks:
-        (_, metrics), grads = differentiate(params, frozen, family, batch, recipe)
+        (_, metrics), grads = differentiate(params, frozen, policy, batch, config)
         return grads, metrics
 
     def slices(leaf_BN: jax.Array) -> jax.Array:
@@ -351,7 +348,7 @@ def _gradient(
     }
 
     def one(part: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
-        (_, metrics), grads = differentiate(params, frozen, family, batch.replace(**part), recipe)
+        (_, metrics), grads = differentiate(params, frozen, policy, batch.replace(**part), config)
         return grads, metrics
 
     def add(total: Any, part: dict[str, jax.Array]) -> tuple[Any, None]:
@@ -363,33 +360,29 @@ def _gradient(
 
 
 def _loss(
-    params: Any, frozen: Any, family: Scorer, batch: Decisions, recipe: Recipe
+    params: Any, frozen: Any, policy: Policy, batch: Decisions, config: GRPOConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Clipped policy-gradient loss: the mean over episodes of the mean over their tokens.
-
-    All metrics are such means too, as sums of weighted tokens.
-    """
+    """`grpo.policy_loss` of a minibatch; metrics are weighted means over tokens too."""
     chunks = batch.tokens_BNKA.shape[1]
     frames = rearrange(batch.frames_BNHWC, "b n h w c -> (b n) h w c")
-    policy = training.joined(params, frozen)
-    logits = family.logits_of_frames(policy, frames, jnp.repeat(batch.instruction_id_B, chunks))
+    instruction_id = jnp.repeat(batch.instruction_id_B, chunks)
+    logits = policy.logits(joined(params, frozen), frames, instruction_id)
     tokens = rearrange(batch.tokens_BNKA, "b n k a -> (b n) k a")
     log_prob, entropy = (
         values.reshape(batch.tokens_BNKA.shape)
-        for values in grpo.token_log_probs(logits, tokens, recipe.temperature)
+        for values in grpo.token_log_probs(logits, tokens, config.temperature)
     )
-    advantage = batch.advantage_B[:, None, None, None]
-    losses, clipped = grpo.clipped_objective(
-        log_prob, batch.log_probs_BNKA, advantage, recipe.clip_low, recipe.clip_high
+    loss, metrics = grpo.policy_loss(
+        log_prob,
+        batch.log_probs_BNKA,
+        batch.advantage_B[:, None, None, None],
+        batch.weight_BNKA,
+        config.clip_low,
+        config.clip_high,
     )
-
-    def mean(values_BNKA: jax.Array) -> jax.Array:
-        return (batch.weight_BNKA * values_BNKA).sum()
-
-    loss = mean(losses)
     return loss, {
         "loss": loss,
-        "clip_fraction": mean(clipped.astype(jnp.float32)),
-        "kl": mean(batch.log_probs_BNKA - log_prob),
-        "entropy": mean(entropy),
+        "clip_fraction": metrics.clip_fraction,
+        "kl": metrics.kl,
+        "entropy": (batch.weight_BNKA * entropy).sum(),
     }

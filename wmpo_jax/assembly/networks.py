@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.agents.policy import Adapted, Lora
 from wmpo_jax.conversion.kinds import compute_in
 from wmpo_jax.conversion.load import load_statistics, transform_config
 from wmpo_jax.conversion.store import ASSETS, Store
@@ -29,8 +31,7 @@ from wmpo_jax.models.videomae import VideoMAEConfig
 from wmpo_jax.models.vla import PromptTokenizer, VLAConfig
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.stages import training
-from wmpo_jax.stages.setting import Setting
+from wmpo_jax.training import state
 
 PRESETS: dict[str, type] = {
     "policy": VLAConfig,
@@ -136,10 +137,12 @@ def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
         return VideoMAEConfig.tiny(section.window, task.image_size, labels)
     if sizes.num_frames != section.window:
         raise UserError(
-            f"The classifier sees {sizes.num_frames} frames and reward.window is "
+            f"The reward model sees {sizes.num_frames} frames and reward.window is "
             f"{section.window}: make them equal."
         )
-    return dataclasses.replace(sizes.scanned(), num_labels=labels)
+    if sizes.num_labels == labels:
+        return sizes.scanned()
+    return dataclasses.replace(sizes.scanned(), num_labels=labels, head="softmax_pairs")
 
 
 def _must_fit(role: str, task: Task, **sizes: int) -> None:
@@ -151,26 +154,28 @@ def _must_fit(role: str, task: Task, **sizes: int) -> None:
             )
 
 
-def create(setting: Setting, role: str, build: Callable[[], nnx.Module]) -> tuple[Any, Any]:
+def create(
+    config: ConfigDict, mesh: Mesh, role: str, build: Callable[[], nnx.Module]
+) -> tuple[Any, Any]:
     """(graphdef, float32 params) that training begins with, each made or read in its shards.
 
-    A classifier whose head is for other labels keeps a fresh head and takes the rest.
+    A reward model whose head is for other labels keeps a fresh head and takes the rest.
 
     Raises:
       UserError: the checkpoint is damaged or of another network.
     """
-    store = checkpoint(setting.config, role)
+    store = checkpoint(config, role)
     if store is None:
-        return training.create(setting.mesh, build)
-    graphdef, wanted = training.abstract(setting.mesh, build)
-    loaded = _load(setting, store)
+        return state.create(mesh, build)
+    graphdef, wanted = state.abstract(mesh, build)
+    loaded = _load(mesh, store)
     target = nnx.to_flat_state(wanted)
     found = dict(nnx.to_flat_state(loaded))
     fits = {path: path in found and found[path].shape == v.shape for path, v in target}
     missing = [path for path, fit in fits.items() if not fit]
     fresh: dict[Any, Any] = {}
     if missing and role == "reward" and all(path[0] == "classifier" for path in missing):
-        fresh = dict(nnx.to_flat_state(training.create(setting.mesh, build)[1]))
+        fresh = dict(nnx.to_flat_state(state.create(mesh, build)[1]))
     elif missing:
         raise UserError(
             f"{store.folder} does not fit networks.{role} at {'/'.join(map(str, missing[0]))} and "
@@ -180,55 +185,65 @@ def create(setting: Setting, role: str, build: Callable[[], nnx.Module]) -> tupl
     return graphdef, nnx.from_flat_state(chosen)
 
 
-def lora_rank(config: ConfigDict) -> int:
-    """Of the policy's adapters; 0 where all of it is trained."""
-    return config.policy.get("lora_rank", 0)
+def lora(config: ConfigDict) -> Lora:
+    """The policy's adapters; of rank 0 where all of it is trained."""
+    section = config.policy
+    return Lora(section.get("lora_rank", 0), section.get("lora_alpha", Lora.alpha))
 
 
-def create_policy(setting: Setting, build: Callable[[], nnx.Module]) -> Any:
-    """The policy's parameters that training begins with; `training.Adapted` with adapters."""
-    if not lora_rank(setting.config):
-        return create(setting, "policy", build)[1]
-    adapters = training.create(setting.mesh, build, nnx.LoRAParam)[1]
-    return training.Adapted(adapters, frozen_policy(setting, build))
+def create_policy(config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module]) -> Any:
+    """The policy's parameters that training begins with; an `Adapted` with adapters."""
+    if not lora(config).rank:
+        return create(config, mesh, "policy", build)[1]
+    adapters = state.create(mesh, build, nnx.LoRAParam)[1]
+    return Adapted(adapters, frozen_policy(config, mesh, build))
 
 
-def policy_shapes(setting: Setting, build: Callable[[], nnx.Module]) -> Any:
+def policy_shapes(config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module]) -> Any:
     """Shapes and shardings of what is trained of the policy."""
-    chosen = nnx.LoRAParam if lora_rank(setting.config) else ...
-    return training.abstract(setting.mesh, build, chosen)[1]
+    chosen = nnx.LoRAParam if lora(config).rank else ...
+    return state.abstract(mesh, build, chosen)[1]
 
 
-def frozen_policy(setting: Setting, build: Callable[[], nnx.Module]) -> Any:
+def frozen_shapes(config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module]) -> Any:
+    """Shapes and shardings of `frozen_policy`."""
+    if not lora(config).rank:
+        return None
+    dtype = _compute_dtype(config)
+    shapes = state.abstract(mesh, build, nnx.Not(nnx.LoRAParam))[1]
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), shapes
+    )
+
+
+def frozen_policy(config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module]) -> Any:
     """What is not trained of a policy with adapters, in the type of computation; None without.
 
     It is the imported checkpoint, or what the seed makes: the same in every stage, so that no stage
     has to save it.
     """
-    if not lora_rank(setting.config):
+    if not lora(config).rank:
         return None
-    if "frozen policy" not in setting.kept:
-        store = checkpoint(setting.config, "policy")
-        dtype = jnp.dtype(setting.config.networks.dtype if "networks" in setting.config else "f4")
-        if store is None:
-            params = training.create(setting.mesh, build, nnx.Not(nnx.LoRAParam), dtype)[1]
-        else:
-            _, wanted = training.abstract(setting.mesh, build, nnx.Not(nnx.LoRAParam))
-            found = dict(nnx.to_flat_state(_load(setting, store, dtype)))
-            # add_lora puts a layer's own parameters under the name `linear`.
-            params = nnx.from_flat_state(
-                {
-                    path: variable.replace(found[tuple(w for w in path if w != "linear")][...])
-                    for path, variable in nnx.to_flat_state(wanted)
-                }
-            )
-        setting.kept["frozen policy"] = params
-    return setting.kept["frozen policy"]
+    store, dtype = checkpoint(config, "policy"), _compute_dtype(config)
+    if store is None:
+        return state.create(mesh, build, nnx.Not(nnx.LoRAParam), dtype)[1]
+    _, wanted = state.abstract(mesh, build, nnx.Not(nnx.LoRAParam))
+    found = dict(nnx.to_flat_state(_load(mesh, store, dtype)))
+    # add_lora puts a layer's own parameters under the name `linear`.
+    return nnx.from_flat_state(
+        {
+            path: variable.replace(found[tuple(w for w in path if w != "linear")][...])
+            for path, variable in nnx.to_flat_state(wanted)
+        }
+    )
 
 
-def _load(setting: Setting, store: Store, dtype: Any = jnp.float32) -> nnx.State:
+def _compute_dtype(config: ConfigDict) -> Any:
+    return jnp.dtype(config.networks.dtype if "networks" in config else "float32")
+
+
+def _load(mesh: Mesh, store: Store, dtype: Any = jnp.float32) -> nnx.State:
     """Parameters of that type, layers stacked where the network scans them."""
-    mesh = setting.mesh
 
     def place(name: str, shape: tuple[int, ...]) -> jax.sharding.NamedSharding:
         return jax.sharding.NamedSharding(mesh, sharding.spec(name, shape, mesh))

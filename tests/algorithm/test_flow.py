@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wmpo_jax.algorithm import rectified_flow as rf
+from wmpo_jax.algorithm import flow as rf
 
 SHAPE = (3, 4, 2, 2, 5)
 

@@ -13,53 +13,56 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from wmpo_jax.agents.policy import Policy
+from wmpo_jax.agents.reward_model import VideoRewardModel
+from wmpo_jax.agents.world_model import VideoWorldModel
 from wmpo_jax.algorithm.protocols import Observation
+from wmpo_jax.assembly.trained import ImaginedParts
+from wmpo_jax.envs.protocol import Task
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import spread_whole
-from wmpo_jax.stages.agents import PolicyFamily, VideoRewardModel, VideoWorldModel
-from wmpo_jax.stages.grpo_loop import Recipe
-from wmpo_jax.stages.setting import Setting
+from wmpo_jax.training.grpo import GRPOConfig
 
 REPEATS = 3
 
 
 def phase_seconds(
-    setting: Setting,
-    family: PolicyFamily,
+    mesh: Mesh,
+    task: Task,
+    policy: Policy,
     params: Any,
-    world: tuple[VideoWorldModel, VideoRewardModel, jax.Array],
-    recipe: Recipe,
+    parts: ImaginedParts,
+    config: GRPOConfig,
+    num_chunks: int,
 ) -> dict[str, float]:
     """Seconds per imagined batch of groups x group_size episodes: policy, world model, ..."""
-    world_model, reward_model, _ = world
-    env, batch = setting.env, recipe.groups * recipe.group_size
+    world_model, reward_model, _ = parts
+    batch, side = config.episodes, task.image_size
     key = jax.random.key(0)
-    frame, goal, actions = spread_whole(
-        setting.mesh,
+    frame, instruction_id, actions = spread_whole(
+        mesh,
         (
-            np.zeros((batch, env.image_size, env.image_size, 3), np.uint8),
+            np.zeros((batch, side, side, 3), np.uint8),
             np.zeros(batch, np.int32),
-            np.zeros((batch, env.chunk, env.action_dim), np.float32),
+            np.zeros((batch, task.chunk, task.action_dim), np.float32),
         ),
     )
-    start = Observation(frame_BHWC=frame, instruction_id_B=goal)
-    video = jnp.repeat(frame[:, None], reward_model.window - 1 + env.chunk, axis=1)
+    start = Observation(frame_BHWC=frame, instruction_id_B=instruction_id)
+    video = jnp.repeat(frame[:, None], reward_model.window - 1 + task.chunk, axis=1)
 
     def act(params: Any, start: Observation) -> Any:
-        return family.policy(params, recipe.temperature)(start, key)
+        return policy.acting(params, config.temperature)(start, key)
 
-    latent = sharding.compiled(setting.mesh, VideoWorldModel.encode)(
-        world_model, frame[:, None], key
-    )
+    latent = sharding.compiled(mesh, VideoWorldModel.encode)(world_model, frame[:, None], key)
     history = jnp.repeat(latent, world_model.history, axis=1)
-    chunk_latents = jnp.repeat(latent, env.chunk, axis=1)
+    chunk_latents = jnp.repeat(latent, task.chunk, axis=1)
     once: dict[str, tuple[Any, ...]] = {
         "policy": (act, params, start),
         "world model": (VideoWorldModel.predict, world_model, history, actions, key),
         "decode": (VideoWorldModel.decode, world_model, chunk_latents),
-        "reward": (VideoRewardModel.score, reward_model, video, goal),
+        "reward": (VideoRewardModel.score, reward_model, video, instruction_id),
     }
-    return {name: _seconds(setting.mesh, *part) * setting.num_chunks for name, part in once.items()}
+    return {name: _seconds(mesh, *part) * num_chunks for name, part in once.items()}
 
 
 def _seconds(mesh: Mesh, function: Callable[..., Any], *arguments: Any) -> float:

@@ -3,9 +3,9 @@
 Time runs from 0 (clean) to 1000 (pure noise); u = t / 1000. A noisy frame is
 x_t = (1 - u) x0 + u noise and the velocity points to the data, v = x0 - noise = (x0 - x_t) / u.
 Frames are (B, T, H, W, C) latents of about unit variance, t is (B,), everything float32
-(wmpo.md 3.5; golden README section 2).
+(WMPO section 3.1; reference: opensora/schedulers/rf/__init__.py and rectified_flow.py).
 
-The network may speak in two ways (`Prediction`):
+A network's output may have one of two meanings (`Prediction`):
 
 - "velocity": its output is v, as in the reference.
 - "residual": its output is x0 minus the newest history frame. The squared error of x0 then is the
@@ -14,7 +14,7 @@ The network may speak in two ways (`Prediction`):
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def residual_start(noise_BKHWC: jax.Array, newest_BHWC: jax.Array) -> jax.Array:
-    """Where the paths of a chunk begin when the network speaks "residual"; unit noise in."""
+    """Where the paths of a chunk begin of residual predictions begin, from unit noise."""
     return newest_BHWC[:, None] + RESIDUAL_SPREAD * noise_BKHWC
 
 
@@ -85,64 +85,71 @@ def velocity(
 
 def euler_sample(
     velocity_fn: Callable[[jax.Array, jax.Array], jax.Array],
-    noise_BTHWC: jax.Array,
+    start_BKHWC: jax.Array,
     num_steps: int,
     ratio: float = 1.0,
-    mask_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Integrates dz = v du from noise to data: z += v(z, t_i) (t_i - t_{i+1}) / 1000, t_N = 0.
 
-    `velocity_fn(z, t_B)` answers for all frames of `noise_BTHWC`. Either these are the chunk alone,
-    the history living in its closure (as a cache); or whole windows, whose condition frames (mask
-    False) enter clean and keep their value. No classifier-free guidance.
+    `velocity_fn(z, t_B)` returns the velocity of all frames of `start_BKHWC`, the chunk that is
+    sampled; the history is part of its closure. No classifier-free guidance.
     """
     times = euler_timesteps(num_steps, ratio)
     steps = -jnp.diff(times, append=0.0) / MAX_TIMESTEP
-    if mask_BT is not None:
-        mask_BT = _like(mask_BT, noise_BTHWC)
 
-    def step(z, now):
+    def step(z: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         t, du = now
-        moved = z + du * velocity_fn(z, jnp.full(len(z), t))
-        return (moved if mask_BT is None else jnp.where(mask_BT, moved, z)), None
+        return z + du * velocity_fn(z, jnp.full(len(z), t)), None
 
-    return jax.lax.scan(step, noise_BTHWC, (times, steps))[0]
+    return jax.lax.scan(step, start_BKHWC, (times, steps))[0]
 
 
-def noise_window(
+class Example(NamedTuple):
+    """A window as the network is trained on it.
+
+    Attributes:
+      noisy_BTHWC: the network's input.
+      target_BTHWC: what its output should be, on frames with mask True.
+    """
+
+    noisy_BTHWC: jax.Array
+    target_BTHWC: jax.Array
+
+
+def training_example(
     x0_BTHWC: jax.Array,
     noise_BTHWC: jax.Array,
     t_B: jax.Array,
     mask_BT: jax.Array,
     history_t: float = HISTORY_TIMESTEP,
-) -> jax.Array:
-    """Noises frames with mask True to `t`, the others (condition frames) to `history_t`."""
-    return add_noise(x0_BTHWC, noise_BTHWC, jnp.where(mask_BT, t_B[:, None], history_t))
+    prediction: Prediction = "velocity",
+) -> Example:
+    """Noises a window: frames with mask True to `t_B`, the history before them to `history_t`.
 
-
-def flow_loss(
-    output_BTHWC: jax.Array, x0_BTHWC: jax.Array, noise_BTHWC: jax.Array, mask_BT: jax.Array
-) -> jax.Array:
-    """Per-sample mean of (v_hat - (x0 - noise))^2 over frames with mask True, (B,)."""
-    error_BT = jnp.mean(jnp.square(output_BTHWC - (x0_BTHWC - noise_BTHWC)), axis=(2, 3, 4))
-    return jnp.sum(error_BT * mask_BT, axis=1) / jnp.sum(mask_BT, axis=1)
-
-
-def chunk_loss(
-    output_BKHWC: jax.Array,
-    x0_BKHWC: jax.Array,
-    noise_BKHWC: jax.Array,
-    newest_BHWC: jax.Array,
-    prediction: Prediction,
-) -> jax.Array:
-    """Per-sample loss (B,) of the chunk's frames alone, for either way of speaking.
-
-    No frame or pixel weighs more because of how it turned out: such weights make the minimizer
-    believe in the rare outcome (an optimistic world model, which GRPO then exploits).
-    `newest_BHWC` is the last history frame as the network saw it.
+    Paths of residual predictions begin around the last frame before the first one with mask True,
+    as the network sees it; there has to be one.
     """
-    target = x0_BKHWC - (noise_BKHWC if prediction == "velocity" else newest_BHWC[:, None])
-    return jnp.mean(jnp.square(output_BKHWC - target), axis=(1, 2, 3, 4))
+    history_BTHWC = add_noise(x0_BTHWC, noise_BTHWC, jnp.full(len(t_B), history_t))
+    if prediction == "velocity":
+        start_BTHWC = noise_BTHWC
+        target_BTHWC = x0_BTHWC - noise_BTHWC
+    else:
+        newest_B = jnp.argmax(mask_BT, axis=1) - 1
+        newest_BHWC = history_BTHWC[jnp.arange(len(newest_B)), newest_B]
+        start_BTHWC = residual_start(noise_BTHWC, newest_BHWC)
+        target_BTHWC = x0_BTHWC - newest_BHWC[:, None]
+    noisy_BTHWC = add_noise(x0_BTHWC, start_BTHWC, t_B)
+    return Example(jnp.where(_like(mask_BT, x0_BTHWC), noisy_BTHWC, history_BTHWC), target_BTHWC)
+
+
+def flow_loss(output_BTHWC: jax.Array, target_BTHWC: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Mean squared error of the output over frames with mask True, per sample, float32 (B,).
+
+    No frame or pixel weighs more because of its outcome: such weights raise the predicted
+    probability of rare outcomes (an optimistic world model, which GRPO then exploits).
+    """
+    error_BT = jnp.mean(jnp.square(output_BTHWC - target_BTHWC), axis=(2, 3, 4))
+    return jnp.sum(error_BT * mask_BT, axis=1) / jnp.sum(mask_BT, axis=1)
 
 
 def _like(t: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,8 +1,7 @@
-"""What every stage is given: the config, the task, the folder, the devices."""
+"""What every stage is given: the config, the workdir, the devices, and what is built from them."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,22 +9,25 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.assembly.environment import make_task, open_data, recorded_task
+from wmpo_jax.assembly.real import Player, RealEnvironment
+from wmpo_jax.assembly.seeds import key_for, seed_range
+from wmpo_jax.assembly.trained import TrainedRun
 from wmpo_jax.data.loading import WindowLoader, WindowSpec
-from wmpo_jax.data.mixture import Mixture, open_mixture
+from wmpo_jax.data.mixture import Mixture
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import Environment, HostEnvironment, StoresStarts
-from wmpo_jax.envs.recorded import RecordedTask
-from wmpo_jax.runtime.files import load_arrays, load_json
+from wmpo_jax.runtime.checkpoints import Checkpoints
+from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.runtime.mesh import host_rows
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages.seeds import key_for, seed_range
+from wmpo_jax.training.fit import LoopFiles, Stream
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The surroundings of a stage."""
+class RunContext:
+    """Seen by stages only: they read from it what a function needs, and pass that on."""
 
     config: ConfigDict
     workdir: Workdir
@@ -35,31 +37,39 @@ class Setting:
     def env(self) -> Environment | HostEnvironment:
         """The task of the config; without a name, what a dataset on disk says of it."""
         if self.mixture is None or self.config.task:
-            # The first to ask may be a traced function; the arrays of the scene must not be traced.
-            with jax.ensure_compile_time_eval():
-                return make_task(self.config)
-        chunk = self.config.data.chunk
-        longest = max(e.steps for dataset in self.mixture.datasets for e in dataset.episodes)
-        return RecordedTask(
-            instructions=self.mixture.instructions,
-            action_dim=self.mixture.action_dim,
-            horizon=longest // chunk * chunk,
-            chunk=chunk,
-            image_size=self.config.image_size,
-        )
+            return make_task(self.config)
+        return recorded_task(self.config, self.mixture)
 
     @cached_property
     def mixture(self) -> Mixture | None:
         """The datasets on disk to train from; None when the run makes its own episodes."""
-        section = self.config.get("data")
-        if section is None or not section.source:
-            return None
-        return open_mixture(section.source, on_bad=section.on_bad, verify=section.verify)
+        return open_data(self.config)
 
-    def loader(self, name: str, spec: WindowSpec, batch_size: int, *, clip: bool) -> WindowLoader:
+    @cached_property
+    def trained(self) -> TrainedRun:
+        """What earlier stages have trained."""
+        return TrainedRun(self.config, self.workdir, self.mesh, self.env)
+
+    @cached_property
+    def real(self) -> RealEnvironment:
+        """The real environment."""
+        return RealEnvironment(self.env, self.mesh, self.workdir.path)
+
+    @property
+    def statistics(self) -> ActionStatistics:
+        """Those of the demonstrations; every stage normalizes actions by them."""
+        return self.trained.statistics
+
+    def player(self, statistics: ActionStatistics | None = None) -> Player:
+        """How the run's policy acts in the real environment, at the training temperature."""
+        return self.real.player(
+            self.trained.policy, self.config.policy.temperature, statistics or self.statistics
+        )
+
+    def stream(self, name: str, spec: WindowSpec, batch_size: int, *, clip: bool) -> Stream:
         """Batches of `mixture` for one user of randomness, this host's rows of them."""
         assert self.mixture is not None
-        return WindowLoader(
+        loader = WindowLoader(
             self.mixture,
             spec,
             batch_size,
@@ -69,32 +79,14 @@ class Setting:
             clip=clip,
             rows=host_rows(self.mesh, batch_size),
         )
-
-    @cached_property
-    def kept(self) -> dict[str, Any]:
-        """Large things that several loaders ask for and that are made once."""
-        return {}
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks in an episode."""
-        return self.env.horizon // self.env.chunk
-
-    @cached_property
-    def statistics(self) -> ActionStatistics:
-        """Those of the demonstrations; every stage normalizes actions by them."""
-        return ActionStatistics.from_json(load_json(self.statistics_file))
-
-    @property
-    def statistics_file(self) -> Path:
-        return self.workdir.data("demos") / "statistics.json"
+        return Stream(loader)
 
     def key(self, name: str) -> jax.Array:
         """The PRNG key of one user of randomness."""
         return key_for(name, self.config.seed)
 
     def starts(self, role: str, start: int, count: int) -> np.ndarray:
-        """int32 [count]: initial states that nobody else uses; see `stages.seeds`.
+        """int32 [count]: initial states that nobody else uses; see `assembly.seeds`.
 
         Where a benchmark stores initial states, those are the evaluation's.
         """
@@ -112,12 +104,14 @@ class Setting:
         """Arrays of data/<name>/episodes.npz, which `stage` wrote."""
         return load_arrays(self.workdir.data(name) / "episodes.npz", stage)
 
-    def metrics(self, name: str, resume_step: int) -> MetricWriter:
+    def loop_files(self, name: str) -> LoopFiles:
+        """Where the training loop of stage `name` saves and logs."""
+        return LoopFiles(
+            name,
+            Checkpoints(self.workdir.checkpoints(name)),
+            lambda resume_step: self._metrics(name, resume_step),
+        )
+
+    def _metrics(self, name: str, resume_step: int) -> MetricWriter:
         board, writers = self.config.tensorboard, self.config.get("writers", "")
         return MetricWriter(self.workdir.metrics, name, resume_step, board, writers)
-
-
-def make_task(config: ConfigDict) -> Environment | HostEnvironment:
-    """The environment that config.task names; UserError when there is none like it."""
-    options = config.get("libero") or config.get("mimicgen", {})
-    return registry.make_reality(config.task, config.image_size, options)

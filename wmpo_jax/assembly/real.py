@@ -1,26 +1,31 @@
-"""Policies in reality, wherever it lives: compiled (MJX), or wave by wave on the host (LIBERO).
+"""Policies in the real environment: compiled (MJX), or wave by wave on the host (LIBERO).
 
-Stages ask for a player or for first frames and do not know which of the two they got.
+Callers ask for a player or for first frames and do not know which of the two they got.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from wmpo_jax.agents.policy import Policy
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
 from wmpo_jax.algorithm.rollout import rollout, rollout_on_host
 from wmpo_jax.algorithm.trajectory import Trajectory, select
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.dynamics import MjxDynamics
-from wmpo_jax.envs.protocol import HostEnvironment
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.runtime import distributed, sharding
 from wmpo_jax.runtime.mesh import on_this_host, spread_padded
-from wmpo_jax.stages.agents import PolicyFamily, RealDynamics
-from wmpo_jax.stages.setting import Setting
+
+# Gives every host what each of them has computed: `distributed.exchange` into some folder.
+Exchange = Callable[[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]
 
 
 class Player(Protocol):
@@ -36,24 +41,71 @@ class Player(Protocol):
     ) -> Trajectory: ...
 
 
-def make_player(
-    setting: Setting, family: PolicyFamily, statistics: ActionStatistics | None = None
-) -> Player:
-    """How the policies of a family act in the true environment.
+class RealDynamics:
+    """MJX behind the policy's action units: normalized [-1, 1] in, the task's own units out."""
 
-    Args:
-      statistics: un-normalize their actions; None means those of the demonstrations.
+    def __init__(self, env: Environment, statistics: ActionStatistics, mesh: Mesh | None = None):
+        self._mjx = MjxDynamics(env, mesh)
+        self._statistics = statistics
+
+    def reset(self, start: jax.Array, key: jax.Array) -> tuple[Any, Observation]:
+        return self._mjx.reset(start, key)
+
+    def step(
+        self, state: Any, actions_BKA: jax.Array, key: jax.Array
+    ) -> tuple[Any, Observation, ChunkOutcome]:
+        return self._mjx.step(state, jnp.asarray(self._statistics.unnormalize(actions_BKA)), key)
+
+
+@dataclass(frozen=True)
+class RealEnvironment:
+    """A task's environment, wherever it is simulated.
+
+    Attributes:
+      folder: where several hosts exchange what each of them has simulated.
     """
-    statistics = statistics or setting.statistics
-    if isinstance(setting.env, HostEnvironment):
-        return HostPlayer(setting, setting.env, family, statistics)
-    dynamics = RealDynamics(setting.env, statistics, setting.mesh)
+
+    env: Environment | HostEnvironment
+    mesh: Mesh
+    folder: Path
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in an episode."""
+        return self.env.horizon // self.env.chunk
+
+    def player(self, policy: Policy, temperature: float, statistics: ActionStatistics) -> Player:
+        """How a policy acts here; `statistics` un-normalize its actions."""
+        if isinstance(self.env, HostEnvironment):
+            exchange = partial(distributed.exchange, self.folder)
+            return HostPlayer(self.env, self.num_chunks, policy, temperature, statistics, exchange)
+        return _compiled_player(self, self.env, policy, temperature, statistics)
+
+    def first_frames(self) -> Callable[[np.ndarray], Observation]:
+        """A function from starts, int32 [B], to the first observations."""
+        if isinstance(self.env, HostEnvironment):
+            return partial(
+                _first_frames_on_host, self.env, partial(distributed.exchange, self.folder)
+            )
+        dynamics = MjxDynamics(self.env)
+        look = jax.jit(lambda seeds: dynamics.reset(seeds, jax.random.key(0))[1])
+        return lambda starts: look(jnp.asarray(starts))
+
+
+def _compiled_player(
+    real: RealEnvironment,
+    env: Environment,
+    policy: Policy,
+    temperature: float,
+    statistics: ActionStatistics,
+) -> Player:
+    mesh, dynamics = real.mesh, RealDynamics(env, statistics, real.mesh)
 
     @partial(jax.jit, static_argnames="greedy")
     def together(params: Any, starts: jax.Array, key: jax.Array, greedy: bool) -> Trajectory:
-        policy = family.policy(params, setting.config.policy.temperature, greedy)
-        with sharding.over(setting.mesh):
-            return rollout(policy, dynamics, starts, key, setting.num_chunks)
+        acting = policy.acting(params, temperature, greedy)
+        with sharding.over(mesh):
+            return rollout(acting, dynamics, starts, key, real.num_chunks)
 
     def play(
         params: Any,
@@ -63,7 +115,7 @@ def make_player(
         videos: bool = True,
     ) -> Trajectory:
         del videos  # frames cost little here
-        played = together(params, spread_padded(setting.mesh, np.asarray(starts)), key, greedy)
+        played = together(params, spread_padded(mesh, np.asarray(starts)), key, greedy)
         filled = len(played.success_B) > len(starts)
         return select(played, jnp.arange(len(starts))) if filled else played
 
@@ -79,20 +131,19 @@ class HostPlayer:
 
     def __init__(
         self,
-        setting: Setting,
         env: HostEnvironment,
-        family: PolicyFamily,
+        num_chunks: int,
+        policy: Policy,
+        temperature: float,
         statistics: ActionStatistics,
+        exchange: Exchange,
     ):
-        self._env = env
-        self._statistics = statistics
-        self._num_chunks = setting.num_chunks
-        self._exchange = partial(distributed.exchange, setting.workdir.path)
-        temperature = setting.config.policy.temperature
+        self._env, self._statistics = env, statistics
+        self._num_chunks, self._exchange = num_chunks, exchange
 
         @partial(jax.jit, static_argnames="greedy")
         def act(params: Any, seen: Observation, key: jax.Array, greedy: bool) -> PolicyOutput:
-            return family.policy(params, temperature, greedy)(seen, key)
+            return policy.acting(params, temperature, greedy)(seen, key)
 
         self._act = act
 
@@ -149,7 +200,7 @@ class HostDynamics:
 def shared_out(
     waves: list[np.ndarray],
     play: Callable[[int, np.ndarray], dict[str, np.ndarray]],
-    exchange: Callable[[dict[str, np.ndarray]], list[dict[str, np.ndarray]]],
+    exchange: Exchange,
 ) -> dict[str, Any]:
     """What `play` makes of every wave, rows in the order of their numbers, all on every host.
 
@@ -170,28 +221,17 @@ def waves(env: HostEnvironment, starts_B: np.ndarray) -> list[np.ndarray]:
     """Rows of the episodes that are played together: of one task, at most `env.wave`."""
     instruction_id_B = env.instruction_ids(starts_B)
     groups = []
-    for goal in np.unique(instruction_id_B):
-        members = np.flatnonzero(instruction_id_B == goal)
+    for instruction_id in np.unique(instruction_id_B):
+        members = np.flatnonzero(instruction_id_B == instruction_id)
         groups += [members[i : i + env.wave] for i in range(0, len(members), env.wave)]
     return groups
 
 
-def first_frames(setting: Setting) -> Callable[[np.ndarray], Observation]:
-    """A function from starts, int32 [B], to what is seen there."""
-    env = setting.env
-    if isinstance(env, HostEnvironment):
-        return partial(_first_frames_on_host, setting, env)
-    dynamics = MjxDynamics(env)
-    look = jax.jit(lambda seeds: dynamics.reset(seeds, jax.random.key(0))[1])
-    return lambda starts: look(jnp.asarray(starts))
-
-
 def _first_frames_on_host(
-    setting: Setting, env: HostEnvironment, starts_B: np.ndarray
+    env: HostEnvironment, exchange: Exchange, starts_B: np.ndarray
 ) -> Observation:
     def look(number: int, wave: np.ndarray) -> dict[str, Any]:
         del number
         return vars(env.reset(starts_B[wave]))
 
-    exchange = partial(distributed.exchange, setting.workdir.path)
     return Observation(**shared_out(waves(env, starts_B), look, exchange))

@@ -1,0 +1,38 @@
+"""The task of a config: an environment, or what its datasets on disk say of it."""
+
+import jax
+from ml_collections import ConfigDict
+
+from wmpo_jax.data.mixture import Mixture, open_mixture
+from wmpo_jax.envs import registry
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
+from wmpo_jax.envs.recorded import RecordedTask
+
+
+def make_task(config: ConfigDict) -> Environment | HostEnvironment:
+    """The environment that config.task names; UserError when there is none like it."""
+    options = config.get("libero") or config.get("mimicgen", {})
+    # The first to ask may be a traced function; the arrays of the scene must not be traced.
+    with jax.ensure_compile_time_eval():
+        return registry.make_reality(config.task, config.image_size, options)
+
+
+def open_data(config: ConfigDict) -> Mixture | None:
+    """The datasets on disk to train from; None when the run makes its own episodes."""
+    section = config.get("data")
+    if section is None or not section.source:
+        return None
+    return open_mixture(section.source, on_bad=section.on_bad, verify=section.verify)
+
+
+def recorded_task(config: ConfigDict, mixture: Mixture) -> RecordedTask:
+    """The task of a run that has a dataset and no environment."""
+    chunk = config.data.chunk
+    longest = max(e.steps for dataset in mixture.datasets for e in dataset.episodes)
+    return RecordedTask(
+        instructions=mixture.instructions,
+        action_dim=mixture.action_dim,
+        horizon=longest // chunk * chunk,
+        chunk=chunk,
+        image_size=config.image_size,
+    )

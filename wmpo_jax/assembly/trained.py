@@ -1,0 +1,126 @@
+"""What a run has trained, read from its workdir: parameters alone, no optimizer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from wmpo_jax.agents.autoencoder import FrameAutoencoder
+from wmpo_jax.agents.policy import Policy, joined
+from wmpo_jax.agents.reward_model import VideoRewardModel
+from wmpo_jax.agents.world_model import VideoWorldModel
+from wmpo_jax.algorithm.imagination import ImaginedDynamics
+from wmpo_jax.algorithm.protocols import Observation
+from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.assembly import agents, networks
+from wmpo_jax.data.statistics import ActionStatistics
+from wmpo_jax.envs.protocol import Task
+from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.checkpoints import Checkpoints
+from wmpo_jax.runtime.files import load_json
+from wmpo_jax.runtime.workdir import Workdir
+from wmpo_jax.training import state
+
+# World model, reward model and threshold: a pytree that can be given to a jitted function.
+ImaginedParts = tuple[VideoWorldModel, VideoRewardModel, jax.Array]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The trained parts of a workdir; each is read when it is asked for.
+
+    Raises:
+      UserError: (from every method) the stage that trains the part has not run.
+    """
+
+    config: ConfigDict
+    workdir: Workdir
+    mesh: Mesh
+    task: Task
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy without its weights."""
+        return agents.policy(self.config, self.task)
+
+    @cached_property
+    def statistics(self) -> ActionStatistics:
+        """Those of the demonstrations; every stage normalizes actions by them."""
+        return ActionStatistics.from_json(load_json(statistics_file(self.workdir)))
+
+    @cached_property
+    def frozen_policy(self) -> Any:
+        """What is not trained of a policy with adapters; None without adapters."""
+        return networks.frozen_policy(self.config, self.mesh, self.policy.build)
+
+    def policy_params(self, stage: str) -> Any:
+        """Of the policy that `stage` has trained: "sft", "improve", "oracle"."""
+        shapes = networks.policy_shapes(self.config, self.mesh, self.policy.build)
+        return joined(self._params(stage, shapes), self.frozen_policy)
+
+    def autoencoder(self) -> FrameAutoencoder:
+        """With its scaling factor."""
+        shapes = state.abstract(self.mesh, lambda: agents.autoencoder_network(self.config))[1]
+        scale = self.workdir.result("autoencoder")["scaling_factor"]
+        return agents.autoencoder(self.config, scale, self._params("autoencoder", shapes))
+
+    def world_model_params(self) -> Any:
+        """The averaged weights."""
+        network = lambda: agents.world_model_network(self.config, self.task)  # noqa: E731
+        return self._params("world_model", state.abstract(self.mesh, network)[1])
+
+    def world_model(self) -> VideoWorldModel:
+        """The averaged weights in their role."""
+        params, frames = self.world_model_params(), self.autoencoder()
+        return agents.world_model(self.config, self.task, params, frames)
+
+    def reward_model(self) -> tuple[VideoRewardModel, float]:
+        """With the threshold that the stage chose."""
+        network = lambda: agents.reward_network(self.config, self.task)  # noqa: E731
+        params = self._params("reward", state.abstract(self.mesh, network)[1])
+        threshold = self.workdir.result("reward")["threshold"]
+        return agents.reward_model(self.config, self.task, params), threshold
+
+    def imagined_parts(self) -> ImaginedParts:
+        """What `imagined` takes."""
+        reward_model, threshold = self.reward_model()
+        return self.world_model(), reward_model, jnp.float32(threshold)
+
+    def imagined(self, parts: ImaginedParts) -> ImaginedDynamics:
+        """The imagined environment of the task."""
+        return ImaginedDynamics(*parts, self.config.reward.min_step)
+
+    def _params(self, stage: str, shapes: Any) -> Any:
+        checkpoints = Checkpoints(self.workdir.checkpoints(stage))
+        ended = self.workdir.result(stage).get("step") if self.workdir.done(stage) else None
+        return checkpoints.restore_params(shapes, ended)
+
+
+def imagined_sampler(
+    mesh: Mesh, policy: Policy, temperature: float, min_step: int, num_chunks: int
+) -> Callable[..., Trajectory]:
+    """The compiled imagined rollout: (params, imagined parts, first observations, key) -> episodes.
+
+    Stage improve runs it and the planner compiles it.
+    """
+
+    @jax.jit
+    def imagine(
+        params: Any, parts: ImaginedParts, start: Observation, key: jax.Array
+    ) -> Trajectory:
+        acting = policy.acting(params, temperature)
+        with sharding.over(mesh):
+            return rollout(acting, ImaginedDynamics(*parts, min_step), start, key, num_chunks)
+
+    return imagine
+
+
+def statistics_file(workdir: Workdir) -> Any:
+    """Where stage demos writes the action statistics."""
+    return workdir.data("demos") / "statistics.json"
