@@ -89,12 +89,12 @@ def parts_of_imagination(config, over, at_once: str, steps: int) -> dict:
     """What an imagined chunk consists of, each alone."""
     import jax
     import jax.numpy as jnp
+    from wmpo_jax.stages.agents import VideoWorldModel
+    from wmpo_jax.stages.networks import released
 
     from wmpo_jax.algorithm.protocols import Observation
     from wmpo_jax.planning import networks
     from wmpo_jax.planning.programs import program
-    from wmpo_jax.stages.agents import VideoWorldModel
-    from wmpo_jax.stages.networks import released
 
     params, _, (world, _), start, key = program("imagine", config, over).arguments
     family = networks.policy(config, over).family

@@ -27,11 +27,11 @@ def main() -> None:
 def measure(name: str, episodes: int) -> None:
     import jax
     import numpy as np
+    from wmpo_jax.stages.seeds import seed_range
 
     from wmpo_jax.envs import registry
     from wmpo_jax.envs.dynamics import collect, expert_actor
     from wmpo_jax.report.intervals import wilson
-    from wmpo_jax.stages.seeds import seed_range
 
     env = registry.make(name)
     seeds = seed_range("evaluation", 0, 0, episodes)

@@ -30,9 +30,10 @@ def main() -> None:
 
 def measure(config, folder: str, batch: int) -> None:
     """Prints everything, one line each."""
+    from wmpo_jax.stages.setting import Setting
+
     from wmpo_jax.runtime import mesh
     from wmpo_jax.runtime.workdir import Workdir
-    from wmpo_jax.stages.setting import Setting
 
     setting = Setting(config, Workdir(folder, config), mesh.make_mesh(config))
     env = setting.env

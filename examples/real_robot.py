@@ -51,11 +51,12 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(spec, [f"data.source={flags.demos}", f"task={TASK}", *overrides])
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
+    from wmpo_jax.stages.setting import Setting
+
     from wmpo_jax.envs import registry
     from wmpo_jax.runtime.mesh import make_mesh
     from wmpo_jax.runtime.workdir import Workdir
     from wmpo_jax.stages import run_all
-    from wmpo_jax.stages.setting import Setting
 
     env = robot(flags.demos, config.image_size, config.data.chunk, flags.chunks)
     registry.add(TASK, lambda image_size: env)

@@ -54,28 +54,30 @@ def open_session(path: Path) -> Any:
     """
     from ml_collections import ConfigDict
 
+    from wmpo_jax.assembly.environment import make_task
+    from wmpo_jax.assembly.trained import TrainedRun
     from wmpo_jax.drive.session import Session
     from wmpo_jax.drive.starts import stored_starts
     from wmpo_jax.drive.worlds import open_worlds
     from wmpo_jax.runtime import mesh
     from wmpo_jax.runtime.files import load_json
     from wmpo_jax.runtime.workdir import Workdir
-    from wmpo_jax.stages.setting import Setting
 
     stored = path / "config.json"
     if not stored.is_file():
         raise UserError(f"{path} is no workdir of a run: it has no config.json.")
     config = ConfigDict(load_json(stored))
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    setting = Setting(config, Workdir(path, config), mesh.make_mesh(config))
     try:
-        worlds, starts = open_worlds(setting), stored_starts(setting)
+        workdir = Workdir(path, config)
+        run = TrainedRun(config, workdir, mesh.make_mesh(config), make_task(config))
+        worlds, starts = open_worlds(run), stored_starts(run)
     except AttributeError as error:  # of the config: a field that is younger than the workdir
         raise UserError(
             f"{stored} does not fit this version of wmpo_jax ({error}); start a new workdir, or "
             "drive this one with the version that made it."
         ) from error
-    session = Session(worlds, starts, setting.workdir.path.name)
+    session = Session(worlds, starts, path.resolve().name)
     session.warm_up()
     return session
 

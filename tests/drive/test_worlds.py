@@ -7,13 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
-from configs.tiny import get_config
-from wmpo_jax.algorithm.rollout import rollout
-from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.drive.worlds import Dream, Worlds
-from wmpo_jax.envs import registry
-from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from wmpo_jax.stages.agents import (
     LatentVideo,
     PolicyFamily,
@@ -24,6 +17,13 @@ from wmpo_jax.stages.agents import (
     reward_network,
     world_model_network,
 )
+
+from configs.tiny import get_config
+from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.data.statistics import ActionStatistics
+from wmpo_jax.drive.worlds import Dream, Worlds
+from wmpo_jax.envs import registry
+from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 
 SIZE = 16  # pixels: compiles faster than the task's 32
 # Zero is not the middle of these: what takes 0 for "stay" in policy units moves.

@@ -18,6 +18,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from wmpo_jax.stages.real import first_frames, make_player
+from wmpo_jax.stages.setting import Setting
 
 from tests.stages.fake_host import Lifts
 from tests.stages.test_grpo_loop import BUTTONS, GROUP, Buttons, Table, recipe
@@ -31,8 +33,6 @@ from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.mesh import spread_whole
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import grpo_loop, training
-from wmpo_jax.stages.real import first_frames, make_player
-from wmpo_jax.stages.setting import Setting
 
 STEPS = 30
 BATCH = 8

@@ -28,6 +28,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
+from wmpo_jax.stages.setting import Setting  # noqa: E402
 
 from wmpo_jax.algorithm.protocols import Observation  # noqa: E402
 from wmpo_jax.algorithm.rollout import rollout  # noqa: E402
@@ -46,7 +47,6 @@ from wmpo_jax.stages import (  # noqa: E402
     training,
     world_model,
 )
-from wmpo_jax.stages.setting import Setting  # noqa: E402
 
 MESHES = {"8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2), "1x4x2": (1, 4, 2)}
 EPISODES, STEPS = 8, 3

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from wmpo_jax.stages.setting import Setting
 
 from tests.conversion import synthetic
 from tests.stages.fake_host import Lifts
@@ -16,7 +17,6 @@ from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import evaluate_imported
-from wmpo_jax.stages.setting import Setting
 
 
 @pytest.fixture(scope="module")

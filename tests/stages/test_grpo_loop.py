@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from wmpo_jax.stages.setting import Setting
 
 from wmpo_jax.algorithm.grpo import token_log_probs
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
@@ -16,7 +17,6 @@ from wmpo_jax.runtime.errors import Preempted, UserError
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import grpo_loop
-from wmpo_jax.stages.setting import Setting
 
 BUTTONS, GROUP = 4, 8
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from wmpo_jax.stages.setting import Setting
 
 from tests.data.conftest import make_episode, throwaway_cache
 from tests.stages.processes import ROOT, finish, start
@@ -21,7 +22,6 @@ from wmpo_jax.runtime.errors import Preempted, UserError
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import pipeline, training
-from wmpo_jax.stages.setting import Setting
 
 __all__ = ["throwaway_cache"]  # used by pytest
 

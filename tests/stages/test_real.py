@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from wmpo_jax.stages.real import first_frames, make_player
+from wmpo_jax.stages.setting import Setting
 
 from tests.stages.fake_host import Lifts
 from wmpo_jax.algorithm.protocols import PolicyOutput
@@ -15,8 +17,6 @@ from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages.real import first_frames, make_player
-from wmpo_jax.stages.setting import Setting
 
 STARTS = np.array([10, 11, 12, 14, 16, 13, 18], np.int32)  # five of one task, two of the other
 STATISTICS = ActionStatistics.from_actions(np.array([[-2.0] * 7, [2.0] * 7]))

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from wmpo_jax.stages.agents import policy_family
+from wmpo_jax.stages.setting import Setting
 
 from tests.conversion import synthetic
 from tests.data.conftest import make_episode, throwaway_cache
@@ -23,8 +25,6 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import networks, pipeline, training
-from wmpo_jax.stages.agents import policy_family
-from wmpo_jax.stages.setting import Setting
 from wmpo_jax.stages.sft import load_base_policy
 
 __all__ = ["throwaway_cache"]  # used by pytest

@@ -5,9 +5,9 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from wmpo_jax.stages.seeds import BLOCK, MAX_RUN_SEED, ROLES, key_for, seed_range
 
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.stages.seeds import BLOCK, MAX_RUN_SEED, ROLES, key_for, seed_range
 
 
 def test_roles_and_runs_never_share_a_seed():

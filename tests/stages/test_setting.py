@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from wmpo_jax.stages.setting import Setting
 
 from wmpo_jax.envs.tabletop.env import TabletopEnv
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages.setting import Setting
 
 
 def test_the_environment_may_first_be_asked_for_in_a_traced_function(tmp_path):

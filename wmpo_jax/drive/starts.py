@@ -1,13 +1,13 @@
-"""The starts that a run has used, by who used them: what an episode can be reset to."""
+"""The starts that a run has used, by the stage that used them: what an episode can be reset to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from wmpo_jax.assembly.seeds import seed_range
+from wmpo_jax.assembly.trained import TrainedRun
 from wmpo_jax.runtime.files import load_arrays
-from wmpo_jax.stages.seeds import seed_range
-from wmpo_jax.stages.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class StoredStarts:
     outcomes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def stored_starts(setting: Setting) -> dict[str, StoredStarts]:
+def stored_starts(run: TrainedRun) -> dict[str, StoredStarts]:
     """Evaluation (with outcomes, once evaluated), gates, rollouts and demonstrations."""
-    config = setting.config
+    config = run.config
     counts = {
         "evaluation": config.evaluate.episodes,
         "gates": config.gates.episodes,
@@ -37,8 +37,8 @@ def stored_starts(setting: Setting) -> dict[str, StoredStarts]:
         role: StoredStarts(seed_range(role, config.seed, 0, count))
         for role, count in counts.items()
     }
-    if setting.workdir.done("evaluate"):
-        results = load_arrays(setting.workdir.data("evaluation") / "results.npz", "evaluate")
+    if run.workdir.done("evaluate"):
+        results = load_arrays(run.workdir.data("evaluation") / "results.npz", "evaluate")
         outcomes = {name: results[f"{name}_greedy"] for name in ("base", "wmpo")}
         starts["evaluation"] = StoredStarts(results["seeds"], outcomes)
     return starts

@@ -1,36 +1,25 @@
-"""Both worlds of a finished run, compiled for one episode at a time."""
+"""The real and the imagined environment of a finished run, compiled for one episode at a time."""
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from wmpo_jax.agents.policy import Policy
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Dynamics, Observation
+from wmpo_jax.assembly.real import RealDynamics
+from wmpo_jax.assembly.trained import ImaginedParts, TrainedRun
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.stages import improve
-from wmpo_jax.stages.agents import (
-    PolicyFamily,
-    RealDynamics,
-    VideoRewardModel,
-    VideoWorldModel,
-    policy_family,
-)
-from wmpo_jax.stages.setting import Setting
-from wmpo_jax.stages.sft import load_base_policy
-
-# World model, classifier, threshold: the arrays of imagination, as `improve.load_world` gives them.
-Parts = tuple[VideoWorldModel, VideoRewardModel, jax.Array]
 
 
 class Side(struct.PyTreeNode):
-    """One of the two worlds between two chunks, with a batch of one.
+    """One of the two environments between two chunks, with a batch of one.
 
     Attributes:
       state: what its dynamics remembers.
@@ -44,13 +33,13 @@ class Side(struct.PyTreeNode):
 
 
 class Turn(struct.PyTreeNode):
-    """What one world shows while a chunk of K actions is executed.
+    """What one environment returns while a chunk of K actions is executed.
 
     Attributes:
       frames_KHWC: uint8, the frame after each action.
-      probability_K: float32, the classifier's probability of success after each action.
-      success_K: bool, this world counts as solved at or before each action.
-      invalid: bool, the physics broke down and the world stands still.
+      probability_K: float32, the reward model's probability of success after each action.
+      success_K: bool, the task counts as solved at or before each action.
+      invalid: bool, the physics became invalid and the state no longer changes.
     """
 
     frames_KHWC: jax.Array
@@ -59,18 +48,8 @@ class Turn(struct.PyTreeNode):
     invalid: jax.Array
 
 
-@dataclass(frozen=True)
-class Dream:
-    """What imagination is made of; success is believed from `threshold` and `min_step` actions."""
-
-    world_model: VideoWorldModel
-    reward_model: VideoRewardModel
-    threshold: jax.Array
-    min_step: int
-
-
 class Worlds:
-    """Reality, imagination and the policies of a run.
+    """Both environments and the policies of a run.
 
     Args:
       policies: params by name, such as base and wmpo.
@@ -80,27 +59,28 @@ class Worlds:
         self,
         env: Environment,
         statistics: ActionStatistics,
-        family: PolicyFamily,
+        policy: Policy,
         policies: Mapping[str, Any],
-        dream: Dream,
+        parts: ImaginedParts,
+        min_step: int,
     ) -> None:
         self.env = env
-        self.threshold = float(dream.threshold)
-        self._statistics, self._policies, self._dream = statistics, dict(policies), dream
+        self.threshold = float(parts[-1])
+        self._statistics, self._policies, self._parts = statistics, dict(policies), parts
         real = RealDynamics(env, statistics)
-        self._start = jax.jit(functools.partial(_start, real, dream.min_step))
+        self._start = jax.jit(functools.partial(_start, real, min_step))
         self._real = jax.jit(functools.partial(_turn, lambda parts: real))
         self._imagined = jax.jit(
-            functools.partial(_turn, lambda parts: ImaginedDynamics(*parts, dream.min_step))
+            functools.partial(_turn, lambda parts: ImaginedDynamics(*parts, min_step))
         )
-        self._act = jax.jit(lambda params, seen: _greedy(family, params, seen))
+        self._act = jax.jit(lambda params, seen: _greedy(policy, params, seen))
 
     @property
     def policies(self) -> tuple[str, ...]:
         return tuple(self._policies)
 
     def start(self, seed: int) -> tuple[Side, Side]:
-        """Reality and imagination at the start drawn from `seed`: the same frame in both."""
+        """Both environments at the start drawn from `seed`: the same frame in both."""
         return self._start(self._parts, jnp.array([seed], jnp.int32))
 
     def act(self, policy: str, side: Side) -> jax.Array:
@@ -120,51 +100,46 @@ class Worlds:
     ) -> tuple[Side, Turn]:
         return self._imagined(self._parts, side, actions_BKA, key)
 
-    @property
-    def _parts(self) -> Parts:
-        return self._dream.world_model, self._dream.reward_model, self._dream.threshold
 
-
-def open_worlds(setting: Setting) -> Worlds:
+def open_worlds(run: TrainedRun) -> Worlds:
     """Loads what the stages of a workdir have trained; the improved policy if there is one.
 
     Raises:
-      UserError: the task cannot be driven; or the world model, the classifier or the base policy
+      UserError: the task cannot be driven; or the world model, the reward model or the base policy
         has not been trained yet.
     """
-    env = setting.env
+    env = run.task
     if isinstance(env, HostEnvironment):
         raise UserError(
             f"{env.name} runs in processes of its own and cannot be driven: give the --workdir of "
-            "a task that lives in MJX."
+            "a task that is simulated by MJX."
         )
-    family = policy_family(setting.config, env)
-    policies = {"base": load_base_policy(setting, family)}
-    if setting.workdir.done("improve"):
-        policies["wmpo"] = improve.load_policy(setting, family)
-    dream = Dream(*improve.load_world(setting), setting.config.reward.min_step)
-    return Worlds(env, setting.statistics, family, policies, dream)
+    policies = {"base": run.policy_params("sft")}
+    if run.workdir.done("improve"):
+        policies["wmpo"] = run.policy_params("improve")
+    min_step = run.config.reward.min_step
+    return Worlds(env, run.statistics, run.policy, policies, run.imagined_parts(), min_step)
 
 
 def _start(
-    real: RealDynamics, min_step: int, parts: Parts, seeds_B: jax.Array
+    real: RealDynamics, min_step: int, parts: ImaginedParts, seeds_B: jax.Array
 ) -> tuple[Side, Side]:
     key = jax.random.key(0)
-    dream = ImaginedDynamics(*parts, min_step)
+    imagined = ImaginedDynamics(*parts, min_step)
     real_state, first = real.reset(seeds_B, key)
-    dream_state, _ = dream.reset(first, key)
-    video = jnp.repeat(first.frame_BHWC[:, None], dream.reward_model.window - 1, axis=1)
-    return Side(real_state, first, video), Side(dream_state, first, video)
+    imagined_state, _ = imagined.reset(first, key)
+    video = jnp.repeat(first.frame_BHWC[:, None], imagined.reward_model.window - 1, axis=1)
+    return Side(real_state, first, video), Side(imagined_state, first, video)
 
 
 def _turn(
-    dynamics_of: Callable[[Parts], Dynamics],
-    parts: Parts,
+    dynamics_of: Callable[[ImaginedParts], Dynamics],
+    parts: ImaginedParts,
     side: Side,
     actions_BKA: jax.Array,
     key: jax.Array,
 ) -> tuple[Side, Turn]:
-    """One chunk in one world, judged by the same classifier as in imagination."""
+    """One chunk in one environment, scored by the same reward model as in imagination."""
     _, reward_model, _ = parts
     state, observation, outcome = dynamics_of(parts).step(side.state, actions_BKA, key)
     video_BTHWC = jnp.concatenate([side.video_BTHWC, outcome.frames_BKHWC], axis=1)
@@ -183,6 +158,6 @@ def _only(outcome: ChunkOutcome, probability_BK: jax.Array) -> Turn:
     )
 
 
-def _greedy(family: PolicyFamily, params: Any, seen: Observation) -> jax.Array:
-    policy = family.policy(params, temperature=1.0, greedy=True)
-    return policy(seen, jax.random.key(0)).actions_BKA
+def _greedy(policy: Policy, params: Any, seen: Observation) -> jax.Array:
+    acting = policy.acting(params, temperature=1.0, greedy=True)
+    return acting(seen, jax.random.key(0)).actions_BKA

@@ -44,7 +44,7 @@ class RealEvaluator:
         self._play = real.player(policy, temperature, statistics or context.statistics)
 
     def outcomes(self, params: Any, mode: str, bar: Progress | None = None) -> dict[str, Any]:
-        """success bool [n], finish_step and instruction_id int [n], invalid bool [n] of one policy."""
+        """Of one policy: success, invalid bool [n]; finish_step, instruction_id int [n]."""
         keys = jax.random.split(self._context.key(f"evaluate {mode}"), len(self._batches))
         parts = []
         for starts, key in zip(self._batches, keys, strict=True):

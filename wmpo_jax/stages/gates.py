@@ -49,7 +49,7 @@ def run_after(context: RunContext) -> dict[str, Any]:
 
 
 def compare(context: RunContext, params: Any, when: str) -> dict[str, Any]:
-    """Plays `params` in the real environment at the training temperature and replays it in imagination.
+    """Plays `params` in the real environment, sampled as in training, and replays in imagination.
 
     Returns outcome agreement and PSNR over the horizon; PSNR is that of the mean squared error
     over episodes, against the baseline that repeats the first frame. The simulator's outcomes are
