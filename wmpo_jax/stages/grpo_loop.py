@@ -137,7 +137,8 @@ def optimize(
         setting.mesh, functools.partial(initial_state, recipe=recipe), training.trained_of(params)
     )
     if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
+        params, rest = checkpoints.restore(state.params, state.replace(params=None))
+        state = rest.replace(params=params)
     update = jax.jit(make_update(family, recipe, setting.mesh), donate_argnums=(0, 1))
     timer, key, first = PhaseTimer(), setting.key(name), int(state.iteration)
     with (
@@ -167,9 +168,11 @@ def optimize(
                 or leaving
                 or iteration == recipe.iterations
             ):
-                checkpoints.save(iteration, state)
+                checkpoints.save(iteration, state.params, state.replace(params=None))
             if leaving:
+                checkpoints.close()
                 raise preemption.stopped(name, iteration)
+    checkpoints.close()
     return state, training.joined(state.params, frozen)
 
 
@@ -177,7 +180,7 @@ def load_params(setting: Setting, name: str, params: Any, recipe: Recipe) -> Any
     """The params in the newest checkpoint of an `optimize` run; `params` may be their shapes."""
     shapes = jax.eval_shape(functools.partial(initial_state, recipe=recipe), params)
     template = sharding.abstract(setting.mesh, shapes)
-    return Checkpoints(setting.workdir.checkpoints(name)).restore(template).params
+    return Checkpoints(setting.workdir.checkpoints(name)).restore_params(template.params)
 
 
 def _gather(

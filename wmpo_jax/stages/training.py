@@ -283,10 +283,10 @@ def fit(
     """
     checkpoints = Checkpoints(setting.workdir.checkpoints(name))
     if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
+        state = _joined_state(*checkpoints.restore(*_split_state(state)))
     start = int(state.step)
     if steps == 0 and checkpoints.latest_step() is None:
-        checkpoints.save(0, state)
+        checkpoints.save(0, *_split_state(state))
     batches = _batches(setting.mesh, data, start)
     with setting.metrics(name, start) as writer, progress(steps, start, name) as bar:
         for step in range(start + 1, steps + 1):
@@ -298,10 +298,23 @@ def fit(
             bar.advance()
             leaving = preemption.stop_requested()
             if step % save_every == 0 or step == steps or leaving:
-                checkpoints.save(step, state)
+                checkpoints.save(step, *_split_state(state))
             if leaving:
+                checkpoints.close()
                 raise preemption.stopped(name, step)
+    checkpoints.close()
     return state
+
+
+def _split_state(state: TrainState) -> tuple[Any, TrainState]:
+    """(what inference uses, everything else)."""
+    if state.average is None:
+        return state.params, state.replace(params=None)
+    return state.average, state.replace(average=None)
+
+
+def _joined_state(params: Any, rest: TrainState) -> TrainState:
+    return rest.replace(params=params) if rest.params is None else rest.replace(average=params)
 
 
 def _batches(mesh: Mesh, data: Any, start: int) -> Iterator[Any]:
@@ -316,8 +329,7 @@ def _batches(mesh: Mesh, data: Any, start: int) -> Iterator[Any]:
 
 def load_params(setting: Setting, name: str, template: TrainState) -> Any:
     """The params (or their average, if one was kept) in the newest checkpoint of `name`."""
-    state = Checkpoints(setting.workdir.checkpoints(name)).restore(template)
-    return state.params if state.average is None else state.average
+    return Checkpoints(setting.workdir.checkpoints(name)).restore_params(_split_state(template)[0])
 
 
 def _check_finite(name: str, step: int, loss: float) -> None:
