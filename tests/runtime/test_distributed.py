@@ -29,7 +29,7 @@ with workdir.lock():
     total = float(jax.jit(lambda x: x.sum(), out_shardings=replicate(mesh, 0.0).sharding)(batch))
     checkpoints = Checkpoints(workdir.checkpoints("sft"))
     checkpoints.save(1, {"batch": batch})
-    restored = checkpoints.restore({"batch": batch})["batch"]
+    restored = checkpoints.restore_params({"batch": batch})["batch"]
     assert restored.sharding == batch.sharding and restored.shape == (4, 3)
     before = preemption.stop_requested()
     if jax.process_index() == 1:

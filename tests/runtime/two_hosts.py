@@ -85,13 +85,13 @@ def newest_step(workdir: Path, stage: str) -> int:
 
 def parameters(workdir: Path, stage: str) -> dict[str, np.ndarray]:
     """Those in the newest checkpoint of a stage, by path."""
-    folder = workdir / "checkpoints" / stage / str(newest_step(workdir, stage)) / "default"
+    folder = workdir / "checkpoints" / stage / str(newest_step(workdir, stage)) / "params"
     with ocp.StandardCheckpointer() as checkpointer:
         shapes = checkpointer.metadata(folder.resolve()).item_metadata.tree
         # On this host, wherever the arrays lay before.
         template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         leaves = traverse_util.flatten_dict(checkpointer.restore(folder.resolve(), template))
-    return {"/".join(k): np.asarray(v) for k, v in leaves.items() if k[0] == "params"}
+    return {"/".join(k): np.asarray(v) for k, v in leaves.items()}
 
 
 def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:

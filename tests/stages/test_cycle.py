@@ -22,7 +22,7 @@ def newest_checkpoint(workdir: Path, stage: str) -> dict[str, np.ndarray]:
     """All arrays of the newest checkpoint of a stage, by path."""
     folder = workdir / "checkpoints" / stage
     step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-    tree = ocp.StandardCheckpointer().restore(folder / str(step) / "default")
+    tree = ocp.StandardCheckpointer().restore(folder / str(step) / "params")
     leaves = ocp.utils.to_flat_dict(tree)
     return {"/".join(map(str, path)): np.asarray(leaf) for path, leaf in leaves.items()}
 

@@ -85,6 +85,12 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """`wmpo_jax: <text>` on stderr, once, however many hosts there are."""
+    if jax.process_index() == 0:
+        print(f"wmpo_jax: {text}", file=sys.stderr, flush=True)
+
+
 class PhaseTimer:
     """Adds up wall seconds per phase name (policy, world_model, decode, reward, update ...).
 
