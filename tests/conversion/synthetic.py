@@ -47,6 +47,7 @@ CONFIGS: dict[str, Any] = {
         num_layers=2,
         num_heads=1,
         mlp_size=96,
+        head="sigmoid",
     ),
 }
 STATISTICS = {

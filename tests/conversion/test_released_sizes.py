@@ -1,6 +1,8 @@
 """The released checkpoints' names, shapes and counts (wmpo.md 2.7, 3.4, 3.2, 4.1); only shapes are
 ever made, so this costs no memory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,7 +19,7 @@ RELEASED = {
     "policy": VLAConfig.openvla_7b(np.float32),
     "world_model": compute_in(STDiTConfig.xl_2(), np.float32),
     "autoencoder": compute_in(AutoencoderKLConfig.sdxl(), np.float32),
-    "reward": VideoMAEConfig.base(),
+    "reward": dataclasses.replace(VideoMAEConfig.base(), head="sigmoid"),
 }
 
 

@@ -151,6 +151,7 @@ def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
         num_heads=_given_heads(json, hidden, VIDEOMAE_HEAD, layer),
         mlp_size=_dims(shapes, f"{layer}.0.intermediate.dense.weight", 2)[0],
         num_labels=_dims(shapes, "classifier.weight", 2)[0],
+        head="sigmoid",
     )
 
 

@@ -6,6 +6,7 @@ linear layer. One class for the released base size and for the tiny one that is 
 
 import dataclasses
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,13 @@ class VideoMAEConfig:
       num_frames: frames of a window (W).
       tubelet_size: consecutive frames that share a token.
       hidden_size, num_layers, num_heads, mlp_size: transformer sizes.
-      num_labels: logits; for a task with G goals 2 G, a (failure, success) pair per goal.
+      num_labels: logits; for a task with G instructions 2 G, a (failure, success) pair per
+        instruction.
       image_mean, image_std: normalization of pixels in [0, 1]. Released reward models were trained
         with 0.5 / 0.5 but their thresholds belong to ImageNet's (wmpo section 4.2).
+      head: how logits become a success probability. "softmax_pairs": softmax over the pair of the
+        instruction; "sigmoid": sigmoid of logit 1 alone, as WMPO thresholds its released
+        classifiers (there are two labels then).
       dtype: compute dtype; parameters are float32.
       scan_layers: stack the layers and scan them (see `models.layers`).
     """
@@ -50,6 +55,7 @@ class VideoMAEConfig:
     num_labels: int = 2
     image_mean: tuple[float, float, float] = HALF
     image_std: tuple[float, float, float] = HALF
+    head: Literal["softmax_pairs", "sigmoid"] = "softmax_pairs"
     dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
     scan_layers: bool = False
 
