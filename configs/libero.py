@@ -69,6 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
             "soft_label_sigma": 1.0,
+            "augment": False,  # random crops and colors, as OpenVLA is trained with
             "checkpoint_every": 200,
         }
     )
@@ -107,7 +108,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.reward = ConfigDict(
         {
             "window": 8,
-            "min_step": 40,  # no success is believed before this many actions
+            # First frame of the first window that counts: success counts from action 40 on.
+            "min_step": 33,
             "steps": 500,
             "batch_size": 32,
             "learning_rate": 1e-3,
@@ -156,8 +158,8 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "folder": "",  # made by `python -m wmpo_jax.convert import --kind=policy`
             "statistics": "",  # their key; "" means the suite, or <suite>_no_noops
+            "lanczos": True,  # resize as for imagined frames; False: as WMPO's simulator path does
             "jpeg": True,  # the round trip of OpenVLA-OFT's evaluation; needs the extra `jpeg`
-            "bins": 256,
         }
     )
     if variant in ("", "lora"):
@@ -191,7 +193,7 @@ def _shrink(config: ConfigDict) -> None:
     config.collect.update(starts=2, group_size=4)
     config.autoencoder.update(steps=40, checkpoint_every=20)
     config.world_model.update(pretrain_steps=20, align_steps=10, checkpoint_every=10)
-    config.reward.update(min_step=1, steps=20, checkpoint_every=10)
+    config.reward.update(min_step=-6, steps=20, checkpoint_every=10)
     config.gates.episodes = 4
     config.improve.update(
         iterations=2, groups=2, group_size=4, minibatch=8, epochs=1, checkpoint_every=1
@@ -224,14 +226,18 @@ def _released_sizes(config: ConfigDict, lora: bool) -> None:
         {
             "bins": 256,
             "temperature": 1.6,
-            "prompt_tokens": 32,  # what plans assume of BOS, template and instruction
             "lora_rank": 32 if lora else 0,  # 0: full fine-tuning
             "lora_alpha": 16.0,
         }
     )
     # batch_size counts frames or windows of one micro-batch, of which a step adds up `accumulate`.
     config.sft.update(
-        steps=150_000, batch_size=64, accumulate=1, learning_rate=5e-4, soft_label_sigma=0.0
+        steps=150_000,
+        batch_size=64,
+        accumulate=1,
+        learning_rate=5e-4,
+        soft_label_sigma=0.0,
+        augment=True,
     )
     config.collect.update(starts=16, group_size=8)
     config.autoencoder.update(steps=0, checkpoint_every=1000)  # released weights stay as they are
@@ -262,10 +268,9 @@ def _released_sizes(config: ConfigDict, lora: bool) -> None:
             "groups": 64,
             "group_size": 8,
             "attempts": 4,
-            "chunks": 32,  # what plans assume: 8 actions each, in an imagined episode
             "epochs": 1,
             "minibatch": 128,  # episodes
-            "micro_chunks": 8,  # decisions per episode that go through the policy at once
+            "micro_chunks": 7,  # of 28 decisions per episode go through the policy at once
             "learning_rate": 5e-6,
             "clip_low": 0.2,
             "clip_high": 0.28,

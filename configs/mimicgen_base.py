@@ -14,14 +14,11 @@ from ml_collections import ConfigDict
 from configs import libero
 
 
-def released(
-    task: str, *, chunks: int, micro_chunks: int, statistics: str, variant: str
-) -> ConfigDict:
+def released(task: str, *, micro_chunks: int, statistics: str, variant: str) -> ConfigDict:
     """The released sizes for one task.
 
     Args:
       task: key of wmpo_jax.envs.mimicgen.protocol.TASKS.
-      chunks: decisions in an episode, 8 actions each.
       micro_chunks: decisions that go through the policy at once while it is updated.
       statistics: key of the action statistics in the reference's policies.
       variant: "" or "lora", as in configs/libero.py.
@@ -40,6 +37,6 @@ def released(
     )
     config.networks.statistics = statistics
     config.reward.min_step = 100  # the reference's, for all tasks
-    config.improve.update(chunks=chunks, micro_chunks=micro_chunks)
+    config.improve.update(micro_chunks=micro_chunks)
     config.evaluate.update(episodes=128, batch_size=128)
     return config

@@ -22,7 +22,6 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: "" or "lora"."""
     return mimicgen_base.released(
         "mimicgen_coffee",
-        chunks=32,
         micro_chunks=16,
         statistics="coffee_d0_300_demos",
         variant=variant,

@@ -23,7 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: "" or "lora"."""
     return mimicgen_base.released(
         "mimicgen_square",
-        chunks=23,
         micro_chunks=23,
         statistics="square_d0_300_demos",
         variant=variant,

@@ -22,7 +22,6 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: "" or "lora"."""
     return mimicgen_base.released(
         "mimicgen_stack_three",
-        chunks=40,
         micro_chunks=20,
         statistics="stack_three_d0_300_demos",
         variant=variant,

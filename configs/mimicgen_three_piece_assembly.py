@@ -22,7 +22,6 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: "" or "lora"."""
     return mimicgen_base.released(
         "mimicgen_three_piece_assembly",
-        chunks=48,
         micro_chunks=16,
         statistics="three_piece_assembly_d0_300_demos",
         variant=variant,

@@ -58,6 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "learning_rate": 2e-3,
             "weight_decay": 0.01,
             "soft_label_sigma": 1.0,  # bins; ordinal smoothing of the imitated classes
+            "augment": False,  # random crops and colors, as OpenVLA is trained with
             "checkpoint_every": 300,
         }
     )
@@ -91,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "batch_size": 32,
             "optimizer": "muon",
             "learning_rate": 3e-3,
-            "prediction": "residual",  # or velocity, as the released networks speak
+            "prediction": "residual",  # or velocity, the meaning of the released networks' output
             "history_noise": 0.05,  # how far history is moved toward noise in training
             "timestep_shift": 20.0,  # > 1 trains more near the noisy end; where events begin
             "self_forcing": 0.4,  # share of windows whose history is the model's own prediction
@@ -103,7 +104,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.reward = ConfigDict(
         {
             "window": 4,
-            "min_step": 1,  # no success is believed before this many actions
+            # First frame of the first window that counts; below 0 windows begin with copies of the
+            # first frame: at 1 - (window - 1) success counts from the first action on.
+            "min_step": -2,
             "steps": 400,
             "batch_size": 128,
             "learning_rate": 1e-3,

@@ -32,7 +32,8 @@ class WorldModel(Protocol):
 class RewardModel(Protocol):
     """Scores every run of `window` consecutive uint8 frames; sees no state, no actions."""
 
-    window: int
+    @property
+    def window(self) -> int: ...
 
     def score(self, frames_BTHWC: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
         """float32_BK, K = T - window + 1: probability that the

@@ -20,7 +20,7 @@ from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.assembly import agents, networks
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.envs.protocol import Task
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_json
@@ -42,7 +42,7 @@ class TrainedRun:
     config: ConfigDict
     workdir: Workdir
     mesh: Mesh
-    task: Task
+    task: Environment | HostEnvironment
 
     @cached_property
     def policy(self) -> Policy:

@@ -11,11 +11,15 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.agents.autoencoder import MICRO_BATCH_PIXELS
+from wmpo_jax.agents.policy import trained_of
+from wmpo_jax.assembly import agents
+from wmpo_jax.assembly.networks import released
 from wmpo_jax.planning import networks
 from wmpo_jax.planning.programs import chip_bytes
+from wmpo_jax.planning.task import planned_task
 from wmpo_jax.runtime import sharding
-from wmpo_jax.stages.agents import MICRO_BATCH_PIXELS
-from wmpo_jax.stages.networks import released
+from wmpo_jax.training.state import abstract
 
 HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 
@@ -47,7 +51,8 @@ class Pass(NamedTuple):
 def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
     """Bytes on one chip beside the arguments of `programs.program(phase, ...)`."""
     parts = sharding.batch_parts(mesh)
-    section = config.improve
+    section, task = config.improve, planned_task(config)
+    chunks = task.horizon // task.chunk
     if phase == "sft":
         rows = math.ceil(config.sft.batch_size / parts)
         return _gradients(config, mesh) + _policy(config, rows).kept + _policy(config, rows).working
@@ -55,7 +60,7 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
         rows = math.ceil(section.minibatch * section.micro_chunks / parts)
         work = _policy(config, rows)
         side = config.image_size
-        frames = section.minibatch * section.chunks * side * side * 3  # gathered by episode
+        frames = section.minibatch * chunks * side * side * 3  # gathered by episode
         return 2 * _gradients(config, mesh) + work.kept + work.working + 2 * frames
     if phase == "world_model":
         sizes = released(config, "world_model")
@@ -73,7 +78,7 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
         return reward_model + preprocessed
     world = _world(config, episodes * sizes.chunk)
     cache = 2 * sizes.depth * episodes * sizes.history * world.tokens * sizes.hidden * HALF
-    videos = 2 * episodes * (section.chunks * sizes.chunk + 1) * config.image_size**2 * 3
+    videos = 2 * episodes * (task.horizon + 1) * config.image_size**2 * 3
     frames = max(1, MICRO_BATCH_PIXELS // config.image_size**2 // parts)
     decoder = frames * config.image_size**2 * 256 * SINGLE * 3
     policy = _policy(config, episodes).working
@@ -83,7 +88,11 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
 def _policy(config: ConfigDict, rows: int) -> Pass:
     sizes = released(config, "policy")
     llama = sizes.llama
-    tokens = sizes.dino.n_patches + config.policy.prompt_tokens + sizes.chunk * sizes.action_dim
+    tokens = (
+        sizes.dino.n_patches
+        + agents.policy(config, planned_task(config)).prompts_GL.shape[1]
+        + sizes.chunk * sizes.action_dim
+    )
     return Pass(rows, tokens + 1, llama.width, llama.mlp_width, llama.depth, llama.heads)
 
 
@@ -101,8 +110,10 @@ def _reward_model(config: ConfigDict, rows: int) -> Pass:
 
 
 def _gradients(config: ConfigDict, mesh: Mesh) -> int:
-    return chip_bytes(networks.policy(config, mesh).params)
+    policy = agents.policy(config, planned_task(config))
+    return chip_bytes(trained_of(networks.policy_params(config, mesh, policy)))
 
 
 def _world_gradients(config: ConfigDict, mesh: Mesh) -> int:
-    return chip_bytes(networks.world_model_params(config, mesh)[1])
+    task = planned_task(config)
+    return chip_bytes(abstract(mesh, lambda: agents.world_model_network(config, task))[1])

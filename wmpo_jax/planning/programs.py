@@ -1,6 +1,9 @@
-"""Every program of a full-size run with the shapes it has there; nothing is allocated."""
+"""Every program of a full-size run with the shapes it has there; nothing is allocated.
 
-from collections.abc import Callable, Mapping
+The functions are those that the stages run; data come from a dataset on disk, as they do at these
+sizes.
+"""
+
 from typing import Any, NamedTuple
 
 import jax
@@ -9,23 +12,24 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from wmpo_jax.algorithm import flow
-from wmpo_jax.algorithm.imagination import ImaginedDynamics
+from wmpo_jax.agents.policy import frozen_of, trained_of
+from wmpo_jax.agents.reward_model import VideoRewardModel
 from wmpo_jax.algorithm.protocols import Observation
-from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
-from wmpo_jax.models.videomae import VideoMAE
+from wmpo_jax.assembly import agents
+from wmpo_jax.assembly.trained import imagined_sampler
+from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.planning import networks
+from wmpo_jax.planning.task import planned_task
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import batch_sharding
-from wmpo_jax.stages import grpo_loop, training
-from wmpo_jax.stages.networks import released
-from wmpo_jax.stages.reward import WEIGHT_DECAY
+from wmpo_jax.training import grpo, reward_model, sft, world_model
+from wmpo_jax.training.state import abstract, state_template
+from wmpo_jax.training.step import Batch
 
 PHASES = ("sft", "world_model", "reward", "imagine", "score", "update")
 EPISODES = "improve.groups x group_size"
-ANY_THRESHOLD = 0.5
 
 
 class Program(NamedTuple):
@@ -103,97 +107,74 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=place)
 
 
-def _training_step(
-    phase: str,
-    config: ConfigDict,
-    mesh: Mesh,
-    params: Any,
-    loss_fn: Callable[..., Any],
-    data: Any,
-    weight_decay: float = 0.0,
-    frozen: Any = None,
-) -> Program:
-    section = config[phase]
-    optimizer = training.adamw(section.learning_rate, 1, weight_decay)  # any number of steps
-    averaged = "ema_decay" in section
-    state = training.state_template(mesh, params, optimizer, averaged)
-    step = training.make_step(
-        mesh,
-        lambda params, data, key, _: loss_fn(params, data, key),
-        optimizer,
-        jax.random.key(0),
-        section.get("ema_decay", 0.0),
-        section.accumulate,
-    )
-    return Program(phase, step, (state, data, frozen), 0)
+def _streamed(
+    config: ConfigDict, mesh: Mesh, phase: str, rows: dict[str, Any], constants: Any = None
+) -> Batch:
+    name = f"{phase}.batch_size x accumulate"
+    return Batch(_batch(mesh, name, rows), constants or {})
+
+
+def _windows(count: int, frames: int, actions: int, task: RecordedTask) -> dict[str, Any]:
+    """What `data.loading.WindowLoader` makes."""
+    side = task.image_size
+    return {
+        "frames_BTHWC": _shape(count, frames, side, side, 3, dtype=jnp.uint8),
+        "actions_BKA": _shape(count, actions, task.action_dim),
+        "instruction_id_B": _shape(count, dtype=jnp.int32),
+        "start_B": _shape(count, dtype=jnp.int32),
+    }
 
 
 def _sft(config: ConfigDict, mesh: Mesh) -> Program:
-    """Cross-entropy on the 256 classes of each action token."""
-    family, params, frozen = networks.policy(config, mesh)
-    count, side = config.sft.batch_size, config.image_size
-    tokens = released(config, "policy")
-    batch = {
-        "frame": _shape(count, side, side, 3, dtype=jnp.uint8),
-        "token": _shape(count, tokens.chunk, tokens.action_dim, dtype=jnp.int32),
-        "goal": _shape(count, dtype=jnp.int32),
-    }
-
-    def loss_fn(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, Mapping]:
-        logits = family.logits_of_frames(params, data["frame"], data["goal"])
-        log_probs = jax.nn.log_softmax(logits)
-        return -jnp.take_along_axis(log_probs, data["token"][..., None], axis=-1).mean(), {}
-
-    data = _batch(mesh, "sft.batch_size", batch)
-    weight_decay = config.sft.weight_decay
-    return _training_step("sft", config, mesh, params, loss_fn, data, weight_decay, frozen)
+    """A step of stage sft."""
+    task, settings = planned_task(config), agents.sft_config(config)
+    policy = agents.policy(config, task)
+    params = networks.policy_params(config, mesh, policy)
+    state = state_template(mesh, trained_of(params), sft.optimizer(settings))
+    rows = _windows(settings.batch_size * settings.accumulate, 1, task.chunk, task)
+    step = sft.step_function(mesh, policy, settings, jax.random.key(0))
+    data = _streamed(config, mesh, "sft", rows)
+    return Program("sft", step, (state, data, frozen_of(params)), 0)
 
 
 def _world_model(config: ConfigDict, mesh: Mesh) -> Program:
-    """The velocity of noisy chunks, with the history at its own noise level (wmpo.md 3.5)."""
-    sizes = released(config, "world_model")
-    graphdef, params = networks.world_model_params(config, mesh)
-    side = config.image_size // released(config, "autoencoder").downsampling
-    count = config.world_model.batch_size
-    batch = (
-        _shape(count, sizes.frames, side, side, sizes.in_channels),
-        _shape(count, sizes.chunk, sizes.action_dim),
-    )
-
-    def loss_fn(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, Mapping]:
-        x0, actions = data
-        time_key, noise_key = jax.random.split(key)
-        t_B = flow.sample_timesteps(time_key, len(x0))
-        noise = jax.random.normal(noise_key, x0.shape)
-        mask_BT = jnp.broadcast_to(jnp.arange(sizes.frames) >= sizes.history, x0.shape[:2])
-        noisy = flow.noise_window(x0, noise, t_B, mask_BT)
-        network = nnx.merge(graphdef, params)
-        output = network(noisy, t_B, actions, mask_BT, config.image_size, config.image_size)
-        velocity = output[..., : sizes.in_channels]
-        return flow.flow_loss(velocity, x0, noise, mask_BT).mean(), {}
-
-    data = _batch(mesh, "world_model.batch_size", batch)
-    return _training_step("world_model", config, mesh, params, loss_fn, data)
+    """A step of stage world_model, the encoding of its frames and the rollouts included."""
+    task = planned_task(config)
+    settings = agents.world_model_training(config, task)
+    graphdef, params = abstract(mesh, lambda: agents.world_model_network(config, task))
+    state = state_template(mesh, params, world_model.optimizer(settings), averaged=True)
+    spec, frames = settings.window_spec, networks.autoencoder(config, mesh)
+    network = nnx.merge(frames.graphdef, frames.params).config
+    side = task.image_size // network.downsampling
+    episodes = config.collect.starts * config.collect.group_size
+    latents = (episodes, task.horizon + 1, side, side, network.latent_channels)
+    rollouts = {
+        "latents_ETHWC": _shape(*latents),
+        "actions_ETA": _shape(episodes, task.horizon, task.action_dim),
+    }
+    constants = networks.whole(mesh, {"rollouts": rollouts}) | {"autoencoder": frames}
+    count, seen = settings.batch_size * settings.accumulate, spec.history + task.chunk
+    rows = _windows(count, seen, spec.past_actions + task.chunk, task)
+    data = _streamed(config, mesh, "world_model", rows, constants)
+    step = world_model.step_function(mesh, graphdef, settings, jax.random.key(0))
+    return Program("world_model", step, (state, data, None), 0)
 
 
 def _reward(config: ConfigDict, mesh: Mesh) -> Program:
-    """Cross-entropy on windows of frames."""
-    sizes = released(config, "reward").scanned()
-    graphdef, params = networks.abstract(mesh, lambda: VideoMAE(sizes, rngs=nnx.Rngs(0)))
-    count, side = config.reward.batch_size, config.image_size
-    batch = (
-        _shape(count, sizes.num_frames, side, side, 3, dtype=jnp.uint8),
-        _shape(count, dtype=jnp.int32),
-    )
-
-    def loss_fn(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, Mapping]:
-        frames, labels = data
-        network = nnx.merge(graphdef, params)
-        log_probs = jax.nn.log_softmax(network(network.preprocess(frames)))
-        return -jnp.take_along_axis(log_probs, labels[:, None], axis=1).mean(), {}
-
-    data = _batch(mesh, "reward.batch_size", batch)
-    return _training_step("reward", config, mesh, params, loss_fn, data, WEIGHT_DECAY)
+    """A step of stage reward."""
+    task = planned_task(config)
+    settings = agents.reward_training(config, task)
+    graphdef, params = abstract(mesh, lambda: agents.reward_network(config, task))
+    state = state_template(mesh, params, reward_model.optimizer(settings))
+    count, side = settings.batch_size * settings.accumulate, task.image_size
+    rows = {
+        "frames_BTHWC": _shape(count, settings.window, side, side, 3, dtype=jnp.uint8),
+        "instruction_id_B": _shape(count, dtype=jnp.int32),
+        "success_B": _shape(count, dtype=jnp.bool_),
+    }
+    data = _streamed(config, mesh, "reward", rows)
+    step = reward_model.step_function(mesh, graphdef, settings, jax.random.key(0))
+    return Program("reward", step, (state, data, None), 0)
 
 
 def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
@@ -201,65 +182,62 @@ def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
 
     Beside it are in memory: the optimizer's state, and the batches of earlier attempts.
     """
-    family, params, frozen = networks.policy(config, mesh)
-    world = networks.frozen_world(config, mesh)
-    recipe = grpo_loop.Recipe.of(config)
-    count, side = recipe.groups * recipe.group_size, config.image_size
+    task, settings = planned_task(config), agents.grpo_config(config)
+    policy = agents.policy(config, task)
+    params = networks.policy_params(config, mesh, policy)
+    parts = networks.imagined_parts(config, mesh, task)
+    count, side = settings.episodes, task.image_size
     start = Observation(
         frame_BHWC=_shape(count, side, side, 3, dtype=jnp.uint8),
         instruction_id_B=_shape(count, dtype=jnp.int32),
     )
-
-    def imagine(params: Any, frozen: Any, world: Any, start: Any, key: jax.Array) -> Trajectory:
-        policy = family.policy(training.joined(params, frozen), recipe.temperature)
-        model, reward_model = world
-        dynamics = ImaginedDynamics(model, reward_model, ANY_THRESHOLD, config.reward.min_step)
-        with sharding.over(mesh):
-            return rollout(policy, dynamics, start, key, config.improve.chunks)
-
-    arguments = (params, frozen, world, _batch(mesh, EPISODES, start), _key(mesh))
-    idle = sharding.abstract(mesh, jax.eval_shape(recipe.optimizer().init, params))
-    earlier = chip_bytes(_trajectory(config, mesh)) * (recipe.attempts - 1)
-    return Program("imagine", jax.jit(imagine), arguments, chip_bytes(idle) + earlier)
+    chunks, min_step = task.horizon // task.chunk, config.reward.min_step
+    imagine = imagined_sampler(mesh, policy, settings.temperature, min_step, chunks)
+    arguments = (params, parts, _batch(mesh, EPISODES, start), _key(mesh))
+    optimizer = settings.optimizer()
+    idle = sharding.abstract(mesh, jax.eval_shape(optimizer.init, trained_of(params)))
+    earlier = chip_bytes(_trajectory(config, mesh, task)) * (settings.attempts - 1)
+    return Program("imagine", imagine, arguments, chip_bytes(idle) + earlier)
 
 
 def _score(config: ConfigDict, mesh: Mesh) -> Program:
     """The windows that end in one chunk, of all episodes that are imagined at once."""
-    _, reward_model = networks.frozen_world(config, mesh)
-    side, chunk = config.image_size, released(config, "world_model").chunk
-    count = config.improve.groups * config.improve.group_size
-    video = _shape(count, reward_model.window - 1 + chunk, side, side, 3, dtype=jnp.uint8)
-
-    def score(reward_model: Any, video: jax.Array) -> jax.Array:
-        with sharding.over(mesh):
-            return reward_model.score(video, jnp.zeros(len(video), jnp.int32))
-
-    data = _batch(mesh, EPISODES, video)
-    return Program("score", jax.jit(score), (reward_model, data), 0)
+    task, settings = planned_task(config), agents.grpo_config(config)
+    model = networks.imagined_parts(config, mesh, task)[1]
+    frames, side = model.window - 1 + task.chunk, task.image_size
+    rows = (
+        _shape(settings.episodes, frames, side, side, 3, dtype=jnp.uint8),
+        _shape(settings.episodes, dtype=jnp.int32),
+    )
+    score = sharding.compiled(mesh, VideoRewardModel.score)
+    return Program("score", score, (model, *_batch(mesh, EPISODES, rows)), 0)
 
 
 def _update(config: ConfigDict, mesh: Mesh) -> Program:
     """One iteration of GRPO on the groups that were kept."""
-    family, params, frozen = networks.policy(config, mesh)
-    recipe = grpo_loop.Recipe.of(config)
-    trajectory = _trajectory(config, mesh)
-    weight_B = _batch(mesh, EPISODES, _shape(recipe.groups * recipe.group_size))
-    optimizer = recipe.optimizer()
-    opt_state = sharding.abstract(mesh, jax.eval_shape(optimizer.init, params))
+    task, settings = planned_task(config), agents.grpo_config(config)
+    policy = agents.policy(config, task)
+    params = networks.policy_params(config, mesh, policy)
+    trained, optimizer = trained_of(params), settings.optimizer()
+    arguments = (
+        trained,
+        sharding.abstract(mesh, jax.eval_shape(optimizer.init, trained)),
+        _trajectory(config, mesh, task),
+        _batch(mesh, EPISODES, _shape(settings.episodes)),
+        _key(mesh),
+        frozen_of(params),
+    )
+    update = grpo.jitted_update(policy, settings, mesh)
+    resident = chip_bytes(networks.imagined_parts(config, mesh, task))
+    return Program("update", update, arguments, resident)
 
-    update = grpo_loop.make_update(family, recipe, mesh)
-    arguments = (params, opt_state, trajectory, weight_B, _key(mesh), frozen)
-    resident = chip_bytes(networks.frozen_world(config, mesh))
-    return Program("update", jax.jit(update, donate_argnums=(0, 1)), arguments, resident)
 
-
-def _trajectory(config: ConfigDict, mesh: Mesh) -> Trajectory:
+def _trajectory(config: ConfigDict, mesh: Mesh, task: RecordedTask) -> Trajectory:
     """A batch of imagined episodes."""
-    sizes, side = released(config, "policy"), config.image_size
-    count, chunks = config.improve.groups * config.improve.group_size, config.improve.chunks
-    tokens = (count, chunks, sizes.chunk, sizes.action_dim)
+    side, count = task.image_size, config.improve.groups * config.improve.group_size
+    tokens = (count, task.horizon // task.chunk, task.chunk, task.action_dim)
     episodes = Trajectory(
-        frames_BTHWC=_shape(count, chunks * sizes.chunk + 1, side, side, 3, dtype=jnp.uint8),
+        frames_BTHWC=_shape(count, task.horizon + 1, side, side, 3, dtype=jnp.uint8),
         tokens_BNKA=_shape(*tokens, dtype=jnp.int32),
         actions_BNKA=_shape(*tokens),
         log_probs_BNKA=_shape(*tokens),

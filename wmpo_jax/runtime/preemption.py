@@ -26,12 +26,13 @@ def _request(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # also in the middle of an XLA call
 
 
-def stop_requested() -> bool:
+def stop_requested(step: int) -> bool:
     """Whether to save and raise Preempted now.
 
     With several hosts it is true on all of them as soon as one was asked; they must all call it
     at the same step, since it is a collective there.
     """
+    del step
     if jax.process_count() == 1:
         return _requested
     return bool(np.any(multihost_utils.process_allgather(np.asarray(_requested))))

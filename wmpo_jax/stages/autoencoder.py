@@ -1,5 +1,6 @@
 """Stage 4a: the per-frame autoencoder, and the latents of every recorded frame."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -81,10 +82,9 @@ def _stream(context: RunContext, batch_size: int) -> Stream | None:
 
 def _samples(context: RunContext, stream: Stream) -> np.ndarray:
     """Frames of the first batches, all of them on every host; uint8 [X, T, H, W, 3]."""
-    batches = [
-        fetch(spread_part(context.mesh, stream.loader.batch(step), stream.loader.batch_size))
-        for step in range(SAMPLE_BATCHES)
-    ]
+    loader = stream.loader
+    first = itertools.islice(loader.iterate(0), SAMPLE_BATCHES)
+    batches = [fetch(spread_part(context.mesh, batch, loader.batch_size)) for batch in first]
     return np.concatenate([batch["frames_BTHWC"] for batch in batches])
 
 

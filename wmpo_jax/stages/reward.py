@@ -16,12 +16,12 @@ from wmpo_jax.assembly import agents, networks
 from wmpo_jax.report.intervals import reliability
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.files import load_arrays
-from wmpo_jax.runtime.mesh import fetch, spread_padded
+from wmpo_jax.runtime.mesh import fetch, host_rows, spread_padded
 from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.recorded import recorded
 from wmpo_jax.stages.world_model import normalized_actions
 from wmpo_jax.training import reward_model as training
-from wmpo_jax.training.fit import fit
+from wmpo_jax.training.fit import Stream, fit
 from wmpo_jax.training.state import initial_state
 
 LABELED = ("demos", "rollouts")
@@ -52,7 +52,7 @@ def run(context: RunContext) -> dict[str, Any]:
         context.mesh,
         initial_state(context.mesh, params, training.optimizer(config)),
         training.step_function(context.mesh, graphdef, config, context.key("reward")),
-        _joined(train),
+        Stream(_loader(context, _joined(train), config)),
         config.optimizer.steps,
         section.checkpoint_every,
     )
@@ -103,6 +103,14 @@ def _labeled(
         "finish_step_E": episodes["finish_step_B"],
         "instruction_id_E": episodes["instruction_id_B"],
     }
+
+
+def _loader(
+    context: RunContext, episodes: dict[str, np.ndarray], config: training.RewardTraining
+) -> training.EpisodeWindows:
+    seed = int(jax.random.bits(context.key("reward data")))
+    rows = host_rows(context.mesh, config.batch_size * config.accumulate)
+    return training.EpisodeWindows(episodes, config, seed, rows)
 
 
 def _split(sets: dict[str, dict[str, Any]], fraction: float) -> tuple[dict, dict]:

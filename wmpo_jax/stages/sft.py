@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from wmpo_jax.agents.policy import frozen_of, trained_of
 from wmpo_jax.assembly import agents, networks
@@ -23,7 +24,7 @@ def run(context: RunContext) -> dict[str, Any]:
         context.mesh,
         initial_state(context.mesh, trained, sft.optimizer(config)),
         sft.step_function(context.mesh, policy, config, context.key("sft")),
-        _training_data(context, config.batch_size),
+        _training_data(context, config.batch_size * config.accumulate),
         config.optimizer.steps,
         context.config.sft.checkpoint_every,
         frozen_of(params),
@@ -37,6 +38,6 @@ def _training_data(context: RunContext, batch_size: int) -> dict[str, Any] | Str
     if context.mixture is not None:
         return context.stream("sft data", sft.window_spec(chunk), batch_size, clip=True)
     demos = context.episodes("demos", "demos")
-    labels_ETA = context.statistics.normalize(demos["labels_BTA"])
+    labels_ETA = np.asarray(context.statistics.normalize(demos["labels_BTA"]))
     data = sft.samples(demos["frames_BTHWC"], labels_ETA, demos["instruction_id_B"], chunk)
     return {name: jnp.asarray(values) for name, values in data.items()}

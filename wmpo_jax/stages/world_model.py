@@ -58,7 +58,8 @@ def _training_data(
         }
     if context.mixture is None:
         return corpus
-    stream = context.stream("world model data", config.window_spec, config.batch_size, clip=False)
+    rows = config.batch_size * config.accumulate
+    stream = context.stream("world model data", config.window_spec, rows, clip=False)
     return Stream(stream.loader, {"autoencoder": context.trained.autoencoder(), **corpus})
 
 

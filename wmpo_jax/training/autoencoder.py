@@ -13,7 +13,7 @@ from wmpo_jax.agents.autoencoder import reconstruction_loss
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.training.optimizers import OptimizerConfig, make_optimizer
 from wmpo_jax.training.state import spread
-from wmpo_jax.training.step import StepFunction, make_step
+from wmpo_jax.training.step import Batch, StepFunction, make_step
 
 WINDOW = WindowSpec(history=1, chunk=1, future=False)  # what is read of episodes on disk
 
@@ -41,7 +41,7 @@ def step_function(
     """
 
     def loss(
-        params: Any, data: dict[str, jax.Array], key: jax.Array, step: jax.Array
+        params: Any, data: Any, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         del step
         sample_key, noise_key = jax.random.split(key)
@@ -52,15 +52,13 @@ def step_function(
     return make_step(mesh, loss, optimizer(config), key)
 
 
-def _sample_frames(
-    data: dict[str, jax.Array], sources: Sequence[str], batch: int, key: jax.Array
-) -> jax.Array:
+def _sample_frames(data: Any, sources: Sequence[str], batch: int, key: jax.Array) -> jax.Array:
     """Half of the batch from play, a quarter each from demonstrations and the few rollouts.
 
-    What a stream brings is a batch already.
+    What a loader made is a batch already.
     """
-    if "frames_BTHWC" in data:
-        return data["frames_BTHWC"][:, -1]
+    if isinstance(data, Batch):
+        return data.rows["frames_BTHWC"][:, -1]
     picks = []
     for place, name in enumerate(sources):
         count = batch // 2 if name == "play" else batch // 4

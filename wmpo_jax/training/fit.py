@@ -4,13 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from wmpo_jax.data.loading import WindowLoader
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
@@ -18,7 +18,7 @@ from wmpo_jax.runtime.mesh import replicate, spread_part
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.training.state import TrainState, restore, save
-from wmpo_jax.training.step import StepFunction
+from wmpo_jax.training.step import Batch, StepFunction
 
 LOG_EVERY = 20
 
@@ -37,15 +37,29 @@ class LoopFiles:
     metrics: Callable[[int], MetricWriter]
 
 
+class Loader(Protocol):
+    """Makes batches from (seed, step): `data.loading.WindowLoader` and others.
+
+    Attributes:
+      batch_size: rows on all hosts.
+    """
+
+    batch_size: int
+
+    def iterate(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This host's rows of the batches of `step`, `step` + 1, ..."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stream:
-    """Data that do not fit into memory: every step is given the next batch of a loader.
+    """Data that do not fit into the devices' memory: each step gets the next batch of a loader.
 
     Attributes:
       constants: what every step is given beside its batch, such as a frozen network.
     """
 
-    loader: WindowLoader
+    loader: Loader
     constants: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -129,7 +143,7 @@ def _batches(mesh: Mesh, data: Any, start: int) -> Iterator[Any]:
         return
     constants = replicate(mesh, dict(data.constants))
     for batch in data.loader.iterate(start):
-        yield {**spread_part(mesh, batch, data.loader.batch_size), **constants}
+        yield Batch(spread_part(mesh, batch, data.loader.batch_size), constants)
 
 
 def _check_finite(name: str, step: int, loss: float) -> None:

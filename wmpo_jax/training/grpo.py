@@ -127,7 +127,7 @@ def optimize(
     state = make_sharded(mesh, make, trained_of(params))
     if checkpoints.latest_step() is not None:
         state = _join(*checkpoints.restore(*_split(state)))
-    update = jax.jit(make_update(policy, config, mesh), donate_argnums=(0, 1))
+    update = jitted_update(policy, config, mesh)
     timer, first = PhaseTimer(), int(state.iteration)
     with files.metrics(first) as writer, progress(config.iterations, first, name) as bar:
         for iteration in range(first + 1, config.iterations + 1):
@@ -286,6 +286,11 @@ def make_update(policy: Policy, config: GRPOConfig, mesh: Mesh) -> Callable[...,
         return params, opt_state, jax.tree.map(jnp.mean, metrics)
 
     return update
+
+
+def jitted_update(policy: Policy, config: GRPOConfig, mesh: Mesh) -> Callable[..., Any]:
+    """`make_update` compiled; parameters and optimizer state are used up."""
+    return jax.jit(make_update(policy, config, mesh), donate_argnums=(0, 1))
 
 
 def _minibatches(config: GRPOConfig, key: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from wmpo_jax.data.augmentation import augment
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.training.optimizers import OptimizerConfig, make_optimizer
 from wmpo_jax.training.state import spread
-from wmpo_jax.training.step import StepFunction, make_step
+from wmpo_jax.training.step import Batch, StepFunction, make_step
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def step_function(mesh: Mesh, policy: Policy, config: SFTConfig, key: jax.Array)
     """The step that the stage runs and the planner compiles, on `samples` or streamed batches."""
 
     def loss(
-        params: Any, data: dict[str, jax.Array], key: jax.Array, step: jax.Array
+        params: Any, data: Any, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         del step
         batch_key, augment_key = jax.random.split(key)
@@ -80,13 +80,13 @@ def step_function(mesh: Mesh, policy: Policy, config: SFTConfig, key: jax.Array)
     return make_step(mesh, loss, optimizer(config), key, accumulate=config.accumulate)
 
 
-def _batch(batch_size: int, data: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-    """Drawn from `samples`; what a stream brings is a batch already."""
-    if "frames_BTHWC" in data:
+def _batch(batch_size: int, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+    """Drawn from `samples`, or what a loader made."""
+    if isinstance(data, Batch):
         return {
-            "frame_XHWC": data["frames_BTHWC"][:, -1],
-            "chunk_XKA": data["actions_BKA"],
-            "instruction_id_X": data["instruction_id_B"],
+            "frame_XHWC": data.rows["frames_BTHWC"][:, -1],
+            "chunk_XKA": data.rows["actions_BKA"],
+            "instruction_id_X": data.rows["instruction_id_B"],
         }
     index_B = jax.random.randint(key, (batch_size,), 0, data["instruction_id_X"].shape[0])
     return {name: values[index_B] for name, values in data.items()}

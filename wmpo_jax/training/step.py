@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jax.sharding import Mesh
 
 from wmpo_jax.agents.policy import joined
@@ -15,6 +16,18 @@ from wmpo_jax.training.state import TrainState
 
 # (state, data, frozen or nothing) -> (state, metrics)
 StepFunction = Callable[..., tuple[TrainState, Mapping[str, jax.Array]]]
+
+
+class Batch(struct.PyTreeNode):
+    """Data of one step that a loader made; other data are arrays that a step draws from.
+
+    Attributes:
+      rows: arrays by name, leading axis batch_size x accumulate.
+      constants: what every step is given, such as a frozen network.
+    """
+
+    rows: dict[str, jax.Array]
+    constants: dict[str, Any] = struct.field(default_factory=dict)
 
 
 def make_step(
@@ -29,18 +42,19 @@ def make_step(
 
     What is `frozen` (None, or the policy beside its adapters) reaches the loss as part of `params`.
     The key of a step is `fold_in(key, step)`: batches and noise depend on nothing else. With
-    `accumulate` = M the gradient is the mean over M batches, drawn one after the other.
+    `accumulate` = M the gradient is the mean over M micro-batches: drawn one after the other, or
+    dealt from the rows of a `Batch`.
     """
 
     def step(
         state: TrainState, data: Any, frozen: Any = None
     ) -> tuple[TrainState, Mapping[str, jax.Array]]:
-        def loss(params: Any, key: jax.Array) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        def loss(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, Mapping]:
             return loss_fn(joined(params, frozen), data, key, state.step)
 
         step_key = jax.random.fold_in(key, state.step)
         with sharding.over(mesh):
-            metrics, grads = _mean_gradient(loss, accumulate, state.params, step_key)
+            metrics, grads = _mean_gradient(loss, accumulate, state.params, data, step_key)
         grads = sharding.pin(mesh, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -65,19 +79,35 @@ def _mean_gradient(
     loss_fn: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]],
     accumulate: int,
     params: Any,
+    data: Any,
     key: jax.Array,
 ) -> tuple[Mapping[str, jax.Array], Any]:
-    """(metrics with the loss among them, gradients), means over `accumulate` batches."""
+    """(metrics with the loss among them, gradients), means over `accumulate` micro-batches."""
 
-    def one(key: jax.Array) -> tuple[Mapping[str, jax.Array], Any]:
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, key)
+    def one(data: Any, key: jax.Array) -> tuple[Mapping[str, jax.Array], Any]:
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, data, key)
         return {**metrics, "loss": loss}, grads
 
     if accumulate == 1:
-        return one(key)
+        return one(data, key)
+    dealt = _deal(data.rows, accumulate) if isinstance(data, Batch) else None
 
-    def add(total: Any, key: jax.Array) -> tuple[Any, None]:
-        return jax.tree.map(lambda t, x: t + x / accumulate, total, one(key)), None
+    def add(total: Any, now: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        rows, key = now
+        part = data if rows is None else data.replace(rows=rows)
+        return jax.tree.map(lambda t, x: t + x / accumulate, total, one(part, key)), None
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, key))
-    return jax.lax.scan(add, zeros, jax.random.split(key, accumulate))[0]
+    keys = jax.random.split(key, accumulate)
+    first = data if dealt is None else data.replace(rows=jax.tree.map(lambda x: x[0], dealt))
+    shapes = jax.eval_shape(one, first, key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (dealt, keys))[0]
+
+
+def _deal(rows: Any, parts: int) -> Any:
+    """[B, ...] -> [parts, B / parts, ...]; every device keeps its own rows."""
+
+    def deal(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(deal, rows)

@@ -20,7 +20,7 @@ from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.models.stdit import STDiT
 from wmpo_jax.training.optimizers import OptimizerConfig, make_optimizer
 from wmpo_jax.training.state import spread
-from wmpo_jax.training.step import StepFunction, make_step
+from wmpo_jax.training.step import Batch, StepFunction, make_step
 
 SOURCES = ("demos", "play", "rollouts")
 Corpus = dict[str, dict[str, jax.Array]]  # source -> latents_ETHWC, actions_ETA
@@ -100,8 +100,11 @@ def step_function(
         params: Any, data: Any, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         window_key, imagine_key, flow_key = jax.random.split(key, 3)
-        draw = _streamed_windows if "autoencoder" in data else _windows
-        windows = spread(mesh, draw(config, data, window_key, step))
+        if isinstance(data, Batch):
+            windows = _streamed_windows(config, data, window_key, step)
+        else:
+            windows = _windows(config, data, window_key, step)
+        windows = spread(mesh, windows)
         network = nnx.merge(graphdef, params)
         history, chunk = jnp.split(windows.latents[:, config.lead :], [config.history], axis=1)
         if config.forced_rows:
@@ -137,13 +140,14 @@ def _windows(
 
 
 def _streamed_windows(
-    config: WorldModelTraining, batch: Any, key: jax.Array, step: jax.Array
+    config: WorldModelTraining, batch: Batch, key: jax.Array, step: jax.Array
 ) -> Windows:
     """Of a batch from disk; in alignment some rows are rollouts."""
     encode_key, source_key, rollout_key = jax.random.split(key, 3)
-    latents = batch["autoencoder"].encode(batch["frames_BTHWC"], encode_key)
-    actions, early_B = batch["actions_BKA"], batch["start_B"] < config.chunk
-    if "rollouts" not in batch:
+    rows, constants = batch.rows, batch.constants
+    latents = constants["autoencoder"].encode(rows["frames_BTHWC"], encode_key)
+    actions, early_B = rows["actions_BKA"], rows["start_B"] < config.chunk
+    if "rollouts" not in constants:
         return Windows(latents, actions, early_B)
     aligning = step >= config.pretrain_steps
     share = jnp.where(aligning, config.rollout_fraction, 0.0)
@@ -152,7 +156,7 @@ def _streamed_windows(
     def pick(rollout: jax.Array, disk: jax.Array) -> jax.Array:
         return jnp.where(_column(rollout_B, disk), rollout, disk)
 
-    rollouts = _sample(config, batch["rollouts"], rollout_key)
+    rollouts = _sample(config, constants["rollouts"], rollout_key)
     latents, actions = jax.tree.map(pick, rollouts, (latents, actions))
     return Windows(latents, actions, early_B & ~rollout_B)
 
