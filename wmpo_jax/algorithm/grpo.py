@@ -103,7 +103,7 @@ def policy_loss(
 ) -> tuple[jax.Array, PolicyLossMetrics]:
     """Mean over episodes of the masked token mean: every episode weighs the same.
 
-    No KL term, no entropy bonus (reference: verl actor, wmpo fact sheet section 5.3). The KL
+    No KL term, no entropy bonus (reference: verl/workers/actor/dp_rob.py:474-488, 09f60b7). The KL
     reported is the mean of old - new log-probabilities.
     """
     loss_BX, clipped_BX = clipped_objective(

@@ -1,7 +1,8 @@
 """The learned world as `Dynamics`: world model for the pixels, reward model for the verdict.
 
-The loop of the reference (wmpo fact sheet 3.7): the history stays in latent space (predicted
-latents are fed back, never re-encoded); the policy and the reward model see decoded uint8 pixels.
+The loop of the reference (verl/workers/rollout/robwm_rollout.py:339-440 at 09f60b7): the history
+stays in latent space (predicted latents are fed back, never re-encoded); the policy and the reward
+model see decoded uint8 pixels.
 """
 
 from typing import Protocol

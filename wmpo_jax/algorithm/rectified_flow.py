@@ -3,7 +3,7 @@
 Time runs from 0 (clean) to 1000 (pure noise); u = t / 1000. A noisy frame is
 x_t = (1 - u) x0 + u noise and the velocity points to the data, v = x0 - noise = (x0 - x_t) / u.
 Frames are (B, T, H, W, C) latents of about unit variance, t is (B,), everything float32
-(wmpo.md 3.5; golden README section 2).
+(reference at 09f60b7: dependencies/opensora/opensora/schedulers/rf/rectified_flow.py:71-112).
 
 The network may speak in two ways (`Prediction`):
 

@@ -150,7 +150,7 @@ def _sft(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def _world_model(config: ConfigDict, mesh: Mesh) -> Program:
-    """The velocity of noisy chunks, with the history at its own noise level (wmpo.md 3.5)."""
+    """The velocity of noisy chunks, with the history at its own noise level (arXiv 2511.09515)."""
     sizes = released(config, "world_model")
     graphdef, params = networks.world_model_params(config, mesh)
     side = config.image_size // released(config, "autoencoder").downsampling

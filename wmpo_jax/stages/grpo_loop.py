@@ -46,7 +46,7 @@ SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing le
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of GRPO (wmpo fact sheet 1.3).
+    """Settings of GRPO (reference: verl/trainer/config/ppo_trainer.yaml at 09f60b7).
 
     `minibatch` counts episodes, whole groups of them. `require_mixed` False goes on without an
     update where no group has both successes and failures (a smoke run, whose policy cannot act).
