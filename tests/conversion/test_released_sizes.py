@@ -1,5 +1,9 @@
-"""The released checkpoints' names, shapes and counts (wmpo.md 2.7, 3.4, 3.2, 4.1); only shapes are
-ever made, so this costs no memory."""
+"""The released checkpoints' names, shapes and counts; only shapes are made, which costs no memory.
+
+Reference at 09f60b7: verl/utils/vla_utils/openvla_oft/modeling_prismatic.py,
+dependencies/opensora/opensora/models/{stdit/stdit3.py,vae/vae.py} and
+verl/workers/fsdp_workers.py:537.
+"""
 
 import dataclasses
 
@@ -36,7 +40,7 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def dead_openvla_shapes() -> dict[str, tuple[int, ...]]:
-    """What the fact sheet calls unused: last blocks, final norms, SigLIP's attention pool."""
+    """No output depends on them: last blocks, final norms, SigLIP's attention pool."""
     shapes: dict[str, tuple[int, ...]] = {}
     for tower, block, width, mlp in (
         ("featurizer", 23, 1024, 4096),

@@ -1,7 +1,7 @@
 """Golden tensors: inputs, weights and outputs of the original PyTorch modules, and how to read.
 
-The files are described in the golden README that comes with them. `WMPO_GOLDEN` names another
-folder (other random sizes, same kinds of file); the default is the copy in this repository.
+Each file holds inputs, weights and outputs of the original PyTorch modules. `WMPO_GOLDEN` names
+another folder (other random sizes, same kinds of file); the default is the copy in this repository.
 """
 
 import json

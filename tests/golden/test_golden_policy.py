@@ -1,4 +1,4 @@
-"""The policy computes what the original PyTorch OpenVLA-OFT computes (golden README 5)."""
+"""The policy computes what the original PyTorch OpenVLA-OFT computes."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Frames reach the policy as in the original pipeline (golden README 7)."""
+"""Frames reach the policy as in the original pipeline."""
 
 import jax
 import jax.numpy as jnp

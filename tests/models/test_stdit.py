@@ -160,7 +160,8 @@ def test_key_table_names_every_parameter_once():
 
 def test_bfloat16_rounds_what_the_released_model_rounds():
     config = dataclasses.replace(SMALL, dtype=jnp.bfloat16, hidden=144, depth=1)
-    # wmpo.md 3.6: of the thirty sampler times the network sees 968 for 966.67 and 66.5 for 66.67.
+    # The reference rounds times to bfloat16 (stdit3.py:416 at 09f60b7): of the thirty sampler times
+    # the network sees 968 for 966.67 and 66.5 for 66.67.
     times = jnp.array([966.6667, 66.66667])
     rounded = timestep_features(jnp.array([968.0, 66.5]), jnp.float32).astype(jnp.bfloat16)
     np.testing.assert_array_equal(timestep_features(times, jnp.bfloat16), rounded)

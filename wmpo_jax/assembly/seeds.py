@@ -4,6 +4,8 @@ An initial state is a function of its seed alone. Every role (demonstrations, ev
 every run owns a block of a million seeds, so nothing is evaluated on a start it was trained on.
 """
 
+import zlib
+
 import jax
 import numpy as np
 
@@ -39,8 +41,7 @@ def seed_range(role: str, run_seed: int, start: int, count: int) -> np.ndarray:
 
 def key_for(name: str, run_seed: int) -> jax.Array:
     """The PRNG key of one user of randomness (a stage) in this run."""
-    digest = sum(ord(letter) * 31**place for place, letter in enumerate(name)) % 2**31
-    return jax.random.fold_in(jax.random.key(run_seed), digest)
+    return jax.random.fold_in(jax.random.key(run_seed), zlib.crc32(name.encode()))
 
 
 def span(seeds: np.ndarray) -> list[int]:

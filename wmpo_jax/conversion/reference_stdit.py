@@ -1,7 +1,8 @@
 """STDiT3 with actions in PyTorch, as plain functions of an original state dict.
 
-No installable package has the original module, so this is written from the fact sheet (wmpo.md 3.3)
-and held by the golden tensors (tests/parity/test_reference_golden.py).
+No installable package has the original module (github.com/WM-PO/WMPO at 09f60b7:
+dependencies/opensora/opensora/models/stdit/stdit3.py), so it is written anew here;
+tests/parity/test_reference_golden.py compares it with the golden tensors.
 """
 
 import math

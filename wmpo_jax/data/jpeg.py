@@ -1,4 +1,4 @@
-"""The JPEG round trip of the reference's imagined frames (wmpo.md 2.6, golden README 7).
+"""The JPEG round trip of the reference's imagined frames (verl/utils/libero_utils.py:36-52).
 
 The original policy was trained on JPEG-compressed frames and its rollout compresses imagined ones
 too, with TensorFlow: quality 95, halved chroma, and a decoder with the fast integer DCT. Pillow

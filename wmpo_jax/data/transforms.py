@@ -1,8 +1,9 @@
 """From a camera frame to what the policy's towers see: the only place where that is decided.
 
-Training, imagination and evaluation all call one `ImageTransform` (wmpo.md 2.6, golden README 7),
-and all of it but the optional JPEG runs on the device. Each geometric stage returns uint8, rounded
-as the reference does.
+Training, imagination and evaluation all call one `ImageTransform` (reference at 09f60b7:
+verl/workers/rollout/robwm_rollout.py:80-145, verl/utils/libero_utils.py:36-52), and all of it but
+the optional JPEG runs on the device. Each geometric stage returns uint8, rounded as the reference
+does.
 """
 
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def lanczos3_resize(frame_BHWC: jax.Array, size: int) -> jax.Array:
 
 
 def center_crop(frame_BHWC: jax.Array, area: float, size: int) -> jax.Array:
-    """uint8 -> uint8 [B, size, size, C]: TensorFlow's crop_and_resize of the centerd box.
+    """uint8 -> uint8 [B, size, size, C]: TensorFlow's crop_and_resize of the centered box.
 
     Bilinear with aligned corners and without antialiasing; back to uint8 by truncating x * 255.5.
     Truncation shows every rounding error, so this follows TensorFlow operation by operation.
@@ -117,7 +118,7 @@ def lanczos3_weights(n_in: int, n_out: int) -> np.ndarray:
 
 
 def crop_places(n_in: int, n_out: int, area: float) -> np.ndarray:
-    """float32 [n_out]: where along an axis of n_in pixels the centerd box is sampled.
+    """float32 [n_out]: where along an axis of n_in pixels the centered box is sampled.
 
     (1 - s)/2 (n_in - 1) + i s (n_in - 1)/(n_out - 1) with s = sqrt(area), in float32 throughout.
     """

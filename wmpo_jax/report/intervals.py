@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-Z_95 = 1.959963984540054
-# 97.5 % quantiles of Student's t for 1, 2, ... 9 degrees of freedom (any statistics textbook).
-T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+Z_95 = float(stats.norm.ppf(0.975))
 
 
 class Interval(NamedTuple):
@@ -43,12 +42,10 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} episodes is not a rate")
+    low, high = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     p = successes / n
-    shrink = 1 + Z_95**2 / n
-    center = (p + Z_95**2 / (2 * n)) / shrink
-    half = Z_95 / shrink * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n))
     # At 0 and n the exact limit is p itself; rounding may miss it by 1e-17.
-    return Interval(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)))
+    return Interval(p, min(p, float(low)), max(p, float(high)))
 
 
 def paired_difference(before: np.ndarray, after: np.ndarray) -> Interval:
@@ -114,7 +111,7 @@ def over_seeds(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> SeedSummary:
     pooled = _around(estimate, Z_95 * math.sqrt(variance) / seeds)
     if seeds == 1:
         return SeedSummary(pooled, None)
-    spread = student_t_95(seeds - 1) * float(means.std(ddof=1)) / math.sqrt(seeds)
+    spread = float(stats.t.ppf(0.975, seeds - 1)) * float(means.std(ddof=1)) / math.sqrt(seeds)
     return SeedSummary(pooled, _around(estimate, spread))
 
 
@@ -138,23 +135,6 @@ def reliability(probability: np.ndarray, outcome: np.ndarray, bins: int = 10) ->
         "frequency": frequency.tolist(),
         "count": count.tolist(),
     }
-
-
-def student_t_95(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t.
-
-    A table up to 9 degrees of freedom, then the expansion about the normal quantile (Abramowitz
-    and Stegun 26.7.5), right to 2e-4.
-    """
-    if degrees <= len(T_95):
-        return T_95[degrees - 1]
-    z, v = Z_95, degrees
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
 
 
 def _around(estimate: float, half: float) -> Interval:

@@ -1,4 +1,8 @@
-"""Parts of an STDiT: embeddings, the modulated block and the final layer (wmpo.md 3.3)."""
+"""Parts of an STDiT: embeddings, the modulated block and the final layer.
+
+Reference at 09f60b7: dependencies/opensora/opensora/models/stdit/stdit3.py:37-207 and
+models/layers/blocks.py.
+"""
 
 from collections.abc import Callable
 

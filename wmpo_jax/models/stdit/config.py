@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 @dataclasses.dataclass(frozen=True)
 class STDiTConfig:
-    """Sizes and numerics of an STDiT (wmpo.md 3.1).
+    """Sizes and numerics of an STDiT (reference: opensora/models/stdit/stdit3.py:209-261).
 
     Attributes:
       in_channels: latent channels C.
@@ -21,7 +21,7 @@ class STDiTConfig:
       history, chunk: condition frames, then predicted frames, of a window.
       input_square_px: image side at which neighboring tokens are one unit of position apart.
       dtype: compute type. bfloat16 also rounds rotary frequencies, timesteps and positions as the
-        released model does (wmpo.md 3.6); parameters are float32 either way.
+        released model does (stdit3.py:412-418); parameters are float32 either way.
       scan_layers: compile one pair and loop over it, with rematerialization in the backward pass
         (deep models). False unrolls the pairs, which is faster for shallow ones.
     """

@@ -1,4 +1,6 @@
-"""Actions as classes and back, exactly as OpenVLA bins them (wmpo.md 2.5).
+"""Actions as classes and back, exactly as OpenVLA bins them.
+
+Reference at 09f60b7: dependencies/openvla-oft/prismatic/vla/action_tokenizer.py:31-68.
 
 V bin edges divide [-1, 1] into V - 1 intervals, and an action becomes the number d of edges at or
 below it. The class is k = V - d, so a LARGER class is a SMALLER action. There are only V - 1

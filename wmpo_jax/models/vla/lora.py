@@ -1,7 +1,8 @@
 """Low-rank adapters for the policy's linear layers: y = W x + b + (alpha / rank) (x A) B.
 
-As OpenVLA-OFT is fine-tuned (wmpo.md 2.8): rank 32, alpha 16, on every linear layer of towers,
-projector and language model; A is Gaussian, B zero, so training starts from the policy as it is.
+As OpenVLA-OFT is fine-tuned (reference at 09f60b7:
+dependencies/openvla-oft/vla-scripts/finetune.py:846-854): rank 32, alpha 16, on every linear layer
+of towers, projector and language model; A is Gaussian, B zero, so training starts from the policy as it is.
 
     add_lora(policy, rngs=nnx.Rngs(0))
     graphdef, adapters, frozen = nnx.split(policy, nnx.LoRAParam, ...)  # train `adapters` alone

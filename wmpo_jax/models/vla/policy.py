@@ -1,6 +1,7 @@
 """OpenVLA-OFT with discrete tokens: one forward pass gives the scores of a whole chunk of actions.
 
-Sequence, in the order of the rotary positions (wmpo.md 2.3):
+Sequence, in the order of the rotary positions (reference at 09f60b7:
+verl/utils/vla_utils/openvla_oft/modeling_prismatic.py:461-486):
 
     [BOS] [P patches] [rest of the prompt] [K*A slots] [stop] [padding]
 

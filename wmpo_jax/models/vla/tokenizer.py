@@ -11,7 +11,8 @@ from wmpo_jax.runtime.errors import UserError
 TINY_TOKENIZER = Path(__file__).parent / "tokenizer_tiny.json"
 BOS = 1
 # Llama-2's id of a lone space. In SFT the prompt is "Out: " followed by the action text, which
-# leaves this token behind; a prompt that does not end with it gets it appended (wmpo.md 2.3).
+# leaves this token behind; a prompt that does not end with it gets it appended (reference:
+# verl/workers/rollout/robwm_rollout.py:570 at 09f60b7).
 LLAMA2_LONE_SPACE = 29_871
 
 

@@ -1,8 +1,9 @@
 """The two vision towers: one pre-norm ViT class for DINOv2 with registers and for SigLIP.
 
 The policy reads the output of the SECOND-TO-LAST block, without the final norm and without prefix
-tokens (wmpo.md 2.2, golden README 5). The last block, the final norm and SigLIP's attention pooling
-are dead, so they do not exist here; `weights.dead_names` knows what they are called.
+tokens (reference: verl/utils/vla_utils/openvla_oft/modeling_prismatic.py:115-137 and 186-228 at
+09f60b7). The last block, the final norm and SigLIP's attention pooling are unused, so they do not
+exist here; `weights.dead_names` gives their names.
 """
 
 from functools import partial

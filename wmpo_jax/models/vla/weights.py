@@ -1,4 +1,4 @@
-"""The table between OpenVLA's state dict (wmpo.md 2.7) and our parameters, read in both directions.
+"""The table between OpenVLA's state dict and our parameters, read in both directions.
 
 Original names are those of the Hugging Face checkpoint: `vision_backbone.featurizer.*` is DINOv2,
 `vision_backbone.fused_featurizer.*` is SigLIP. Torch keeps linear weights as [out, in] and
