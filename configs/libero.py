@@ -15,7 +15,8 @@ million parameters at 64 pixels; it has not been run, and success is not expecte
 
 `:evaluate_imported` is the public evaluation of an imported policy: 10 tasks x 50 stored initial
 states at 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no
-released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
+released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of
+memory.
 
 Without a variant it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL autoencoder and
 VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes:

@@ -71,10 +71,7 @@ class Policy:
 
     def logits(self, params: Any, frames_BHWC: jax.Array, instruction_id_B: jax.Array) -> jax.Array:
         """float32 logits_BKAV over action classes, from uint8 frames of any size."""
-        prompt_BL = jnp.asarray(self.prompts_GL)[instruction_id_B]
-        same_length = (self.lengths_G == self.lengths_G[0]).all()
-        length_B = None if same_length else jnp.asarray(self.lengths_G)[instruction_id_B]
-        return self.prompted_logits(params, frames_BHWC, prompt_BL, length_B)
+        return self.prompted_logits(params, frames_BHWC, *self._prompts(instruction_id_B))
 
     def prompted_logits(
         self,
@@ -84,8 +81,17 @@ class Policy:
         length_B: jax.Array | None = None,
     ) -> jax.Array:
         """As `logits`, with a prompt for each row; `length_B` where their lengths differ."""
+        return self._network(params)(self.transform(frames_BHWC), prompt_BL, length_B)
+
+    def _network(self, params: Any) -> VLA:
         parts = params if isinstance(params, Adapted) else (params,)
-        return nnx.merge(self.graphdef, *parts)(self.transform(frames_BHWC), prompt_BL, length_B)
+        return nnx.merge(self.graphdef, *parts)
+
+    def _prompts(self, instruction_id_B: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """prompt_BL, and length_B where lengths differ."""
+        prompt_BL = jnp.asarray(self.prompts_GL)[instruction_id_B]
+        same_length = (self.lengths_G == self.lengths_G[0]).all()
+        return prompt_BL, None if same_length else jnp.asarray(self.lengths_G)[instruction_id_B]
 
     def acting(self, params: Any, temperature: float, greedy: bool = False) -> "ActingPolicy":
         """The policy as the algorithm calls it."""
@@ -98,14 +104,20 @@ class Policy:
         instruction_id_B: jax.Array,
         actions_BKA: jax.Array,
         soft_label_sigma: float,
+        augment_key: jax.Array | None = None,
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """Cross-entropy with the classes of normalized actions, mean over the chunk's tokens.
 
         Args:
           soft_label_sigma: bins; ordinal smoothing of the classes, 0 for hard labels (as in the
             reference).
+          augment_key: of random crops and colors (`ImageTransform.augmented`); None for none.
         """
-        logits = self.logits(params, frames_BHWC, instruction_id_B)
+        if augment_key is None:
+            pixels_BHWC = self.transform(frames_BHWC)
+        else:
+            pixels_BHWC = self.transform.augmented(augment_key, frames_BHWC)
+        logits = self._network(params)(pixels_BHWC, *self._prompts(instruction_id_B))
         targets = action_tokens.soft_targets(actions_BKA, soft_label_sigma, self.bins)
         loss = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
         actions = action_tokens.decode(jnp.argmax(logits, axis=-1), self.bins)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.data.augmentation import augment
 from wmpo_jax.data.jpeg import jpeg_round_trip
 
 Triple = tuple[float, float, float]
@@ -76,6 +77,13 @@ class ImageTransform:
         if config.crop_area < 1.0 or frame_BHWC.shape[1:3] != (config.size, config.size):
             frame_BHWC = center_crop(frame_BHWC, config.crop_area, config.size)
         return normalize_twice(frame_BHWC, config.means, config.stds)
+
+    def augmented(self, key: jax.Array, frame_BHWC: jax.Array) -> jax.Array:
+        """As a call, for training: random crops and colors in the place of the center crop."""
+        config = self.config
+        if frame_BHWC.shape[1:3] != (config.size, config.size):
+            frame_BHWC = lanczos3_resize(frame_BHWC, config.size)
+        return normalize_twice(augment(key, frame_BHWC), config.means, config.stds)
 
 
 def lanczos3_resize(frame_BHWC: jax.Array, size: int) -> jax.Array:

@@ -74,14 +74,14 @@ def compare(context: RunContext, params: Any, when: str) -> dict[str, Any]:
 
     imagine_all = sharding.compiled(context.mesh, imagine)
     keys = jax.random.split(context.key("gates"), -(-len(seeds) // BATCH))
-    parts = []
+    played = []
     for start, key in zip(range(0, len(seeds), BATCH), keys, strict=True):
         batch = jnp.asarray(seeds[start : start + BATCH])
         real_key, replay_key, free_key = jax.random.split(key, 3)
         real = play(params, batch, real_key)
         imagined = imagine_all(params, parts, real, replay_key, free_key)
-        parts.append(fetch((real, *imagined)))
-    real, frames, predicted, free = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+        played.append(fetch((real, *imagined)))
+    real, frames, predicted, free = jax.tree.map(lambda *xs: np.concatenate(xs), *played)
     _save_videos(context, real, frames, predicted, when)
     context.workdir.ledger.append(
         "gates",

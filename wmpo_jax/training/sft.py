@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from wmpo_jax.agents.policy import Policy
-from wmpo_jax.data.augmentation import augment
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.training.optimizers import OptimizerConfig, make_optimizer
 from wmpo_jax.training.state import spread
@@ -66,15 +65,13 @@ def step_function(mesh: Mesh, policy: Policy, config: SFTConfig, key: jax.Array)
         del step
         batch_key, augment_key = jax.random.split(key)
         batch = spread(mesh, _batch(config.batch_size, data, batch_key))
-        frames_BHWC = batch["frame_XHWC"]
-        if config.augment:
-            frames_BHWC = augment(augment_key, frames_BHWC)
         return policy.imitation_loss(
             params,
-            frames_BHWC,
+            batch["frame_XHWC"],
             batch["instruction_id_X"],
             batch["chunk_XKA"],
             config.soft_label_sigma,
+            augment_key if config.augment else None,
         )
 
     return make_step(mesh, loss, optimizer(config), key, accumulate=config.accumulate)
