@@ -42,7 +42,10 @@ def start(level):
     return Observation(frame_BHWC=frame, instruction_id_B=jnp.zeros(1, jnp.int32))
 
 
-def run(level, actions, min_step=1):
+FROM_THE_FIRST_ACTION = 1 - (BrightRewardModel.window - 1)
+
+
+def run(level, actions, min_step=FROM_THE_FIRST_ACTION):
     world = ImaginedDynamics(AddingWorld(), BrightRewardModel(), 0.5, min_step)
     state, seen = world.reset(start(level), jax.random.key(0))
     flags, frames = [], [seen.frame_BHWC]
@@ -65,17 +68,20 @@ def test_windows_reach_back_over_chunk_borders():
     np.testing.assert_array_equal(flags, [False, False, True, True])
 
 
-def test_success_is_kept_after_the_judge_changes_its_mind():
+def test_success_is_kept_when_later_scores_fall():
     flags, _, _ = run(60, [0, 0, -50, -5])
     np.testing.assert_array_equal(flags, [True, True, True, True])
 
 
-def test_no_success_before_min_step():
-    flags, _, _ = run(60, [0, 0, 0, 0], min_step=3)
+def test_the_first_window_that_counts_begins_at_min_step():
+    """Frames 1, 2, 3 are the first window then: no success before action 1 + 3 - 1."""
+    flags, _, _ = run(60, [0, 0, 0, 0], min_step=1)
     np.testing.assert_array_equal(flags, [False, False, True, True])
+    flags, _, _ = run(60, [0, 0, 0, 0], min_step=-1)
+    np.testing.assert_array_equal(flags, [True, True, True, True])
 
 
-def test_film_shows_what_stepping_through_the_same_actions_shows():
+def test_imagined_video_shows_what_stepping_through_the_same_actions_shows():
     actions = [1, 1, 2, 2, 0, 5]
     _, stepped, _ = run(10, actions)
     chunks_BNKA = jnp.asarray(np.reshape(actions, (1, -1, K, 1)), jnp.float32)

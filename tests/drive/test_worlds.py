@@ -1,4 +1,4 @@
-"""What is driven is what is evaluated: the real worlds of the tiny task, untrained."""
+"""What is driven is what is evaluated: the environments of the tiny task, untrained."""
 
 from typing import Any
 
@@ -7,60 +7,49 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from wmpo_jax.stages.agents import (
-    LatentVideo,
-    PolicyFamily,
-    RealDynamics,
-    VideoRewardModel,
-    VideoWorldModel,
-    policy_family,
-    reward_network,
-    world_model_network,
-)
 
 from configs.tiny import get_config
+from wmpo_jax.agents.policy import Policy
 from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.assembly import agents
+from wmpo_jax.assembly.real import RealDynamics
+from wmpo_jax.assembly.trained import ImaginedParts
 from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.drive.worlds import Dream, Worlds
+from wmpo_jax.drive.worlds import Worlds
 from wmpo_jax.envs import registry
-from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 
 SIZE = 16  # pixels: compiles faster than the task's 32
 # Zero is not the middle of these: what takes 0 for "stay" in policy units moves.
 STATISTICS = ActionStatistics.from_actions(np.linspace(-0.5, 0.9, 300).reshape(-1, 3))
 
 
-def untrained(config: Any, env: Any) -> Dream:
+def untrained(config: Any, env: Any) -> ImaginedParts:
     """World model and reward model as they are initialized."""
-    autoencoder = AutoencoderKL(AutoencoderKLConfig.tiny(), rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(autoencoder)
-    video = LatentVideo(params, graphdef)
-    graphdef, params = nnx.split(world_model_network(config, env))
-    section = config.world_model
-    model = VideoWorldModel(params, video, graphdef, section.history, 1, env.image_size)
-    reward_graphdef, reward_params = nnx.split(reward_network(config, env))
-    reward_model = VideoRewardModel(reward_params, reward_graphdef, config.reward.window)
-    return Dream(model, reward_model, jnp.float32(0.9), min_step=1)
+    frames = agents.autoencoder(config, 1.0, nnx.state(agents.autoencoder_network(config)))
+    world = nnx.state(agents.world_model_network(config, env))
+    reward = nnx.state(agents.reward_network(config, env))
+    model = agents.world_model(config, env, world, frames)
+    return model, agents.reward_model(config, env, reward), jnp.float32(0.9)
 
 
 @pytest.fixture(scope="module")
-def family() -> PolicyFamily:
-    return policy_family(get_config("smoke"), registry.make("press", SIZE))
+def policy() -> Policy:
+    return agents.policy(get_config("smoke"), registry.make("press", SIZE))
 
 
 @pytest.fixture(scope="module")
-def worlds(family) -> Worlds:
+def worlds(policy) -> Worlds:
     config = get_config("smoke")
     config.world_model.update(hidden=32, depth=1, heads=2)
     env = registry.make("press", SIZE)
-    policies = {"base": nnx.state(family.build())}
-    return Worlds(env, STATISTICS, family, policies, untrained(config, env))
+    policies = {"base": nnx.state(policy.build())}
+    return Worlds(env, STATISTICS, policy, policies, untrained(config, env), min_step=-2)
 
 
-def test_policy_in_reality_plays_the_episode_that_evaluation_would_see(worlds, family):
-    policy = family.policy(nnx.state(family.build()), temperature=1.0, greedy=True)
+def test_policy_in_reality_plays_the_episode_that_evaluation_would_see(worlds, policy):
+    acting = policy.acting(nnx.state(policy.build()), temperature=1.0, greedy=True)
     dynamics = RealDynamics(worlds.env, STATISTICS)
-    expected = jax.jit(lambda: rollout(policy, dynamics, jnp.array([8]), jax.random.key(0), 2))()
+    expected = jax.jit(lambda: rollout(acting, dynamics, jnp.array([8]), jax.random.key(0), 2))()
     side, _ = worlds.start(8)
     frames = []
     for _ in range(2):
@@ -78,7 +67,7 @@ def test_hand_moves_in_the_units_of_the_task_beyond_the_demonstrated_range(world
     np.testing.assert_allclose(still.state.physics.target, side.state.physics.target, atol=1e-6)
 
 
-def test_both_worlds_begin_with_one_frame_and_are_judged_at_every_action(worlds):
+def test_both_worlds_begin_with_one_frame_and_are_scored_at_every_action(worlds):
     real, imagined = worlds.start(8)
     np.testing.assert_array_equal(real.observation.frame_BHWC, imagined.observation.frame_BHWC)
     actions = worlds.normalize(jnp.zeros(3))

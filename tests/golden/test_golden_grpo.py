@@ -1,7 +1,5 @@
 """Filter, advantages, log-probs and loss against the original code (`grpo_*.safetensors`)."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,50 +102,58 @@ def test_golden_clip_probe(golden):
         assert_close(gradient[away], tensors[f"out.clip_probe.{name}.grad"][away])
 
 
-def test_golden_update_loss_and_gradient(golden):
-    tensors, metadata = golden
-    old, advantage, mask = (
-        jnp.asarray(tensors[f"in.loss.{name}"]) for name in ("old_log_prob", "advantages", "mask")
+def loss_inputs(golden):
+    return (
+        jnp.asarray(golden[0][f"in.loss.{name}"])
+        for name in ("log_prob", "old_log_prob", "advantages", "mask")
     )
 
-    def loss(log_prob_BX):
-        return grpo.policy_loss(log_prob_BX, old, advantage, mask, *clips(metadata))
 
-    log_prob = jnp.asarray(tensors["in.loss.log_prob"])
+def test_golden_update_loss_and_gradient(golden):
+    tensors, metadata = golden
+    log_prob, old, advantage, mask = loss_inputs(golden)
+    weight = grpo.token_weights(mask > 0, jnp.ones(len(mask)))
+
+    def loss(log_prob_BX):
+        return grpo.policy_loss(log_prob_BX, old, advantage, weight, *clips(metadata))
+
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(log_prob)
     assert_close(value, tensors["out.loss.update_loss"])
     assert_close(gradient, tensors["out.loss.update_grad_log_prob"])
     per_trajectory = tensors["out.loss.per_trajectory_pgloss_clipfrac_kl"]
     assert_close([value, metrics.clip_fraction, metrics.kl], per_trajectory.mean(axis=0))
     for i, expected in enumerate(per_trajectory):
-        one = [x[i : i + 1] for x in (log_prob, old, advantage, mask)]
-        value, metrics = grpo.policy_loss(one[0], one[1], one[2], one[3], *clips(metadata))
+        alone = grpo.token_weights(mask > 0, jnp.arange(len(mask)) == i)
+        value, metrics = grpo.policy_loss(log_prob, old, advantage, alone, *clips(metadata))
         assert_close([value, metrics.clip_fraction, metrics.kl], expected)
 
 
 def test_golden_batch_token_mean(golden):
+    """Weights that are equal for all tokens give the mean over the batch's tokens."""
     tensors, metadata = golden
-    old, advantage, mask = (
-        jnp.asarray(tensors[f"in.loss.{name}"]) for name in ("old_log_prob", "advantages", "mask")
-    )
+    log_prob, old, advantage, mask = loss_inputs(golden)
+    weight = mask / mask.sum()
 
     def loss(log_prob_BX):
-        values, clipped = grpo.clipped_objective(log_prob_BX, old, advantage, *clips(metadata))
-        mean = functools.partial(grpo.masked_mean, mask=mask)
-        return mean(values), (mean(clipped * 1.0), mean(old - log_prob_BX))
+        return grpo.policy_loss(log_prob_BX, old, advantage, weight, *clips(metadata))
 
-    log_prob = jnp.asarray(tensors["in.loss.log_prob"])
-    (value, (clip_fraction, kl)), gradient = jax.value_and_grad(loss, has_aux=True)(log_prob)
-    assert_close(kl, tensors["out.loss.batch_ppo_kl"])
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(log_prob)
+    assert_close(metrics.kl, tensors["out.loss.batch_ppo_kl"])
     assert_close(value, tensors["out.loss.batch_pg_loss"])
-    assert_close(clip_fraction, tensors["out.loss.batch_clipfrac"])
+    assert_close(metrics.clip_fraction, tensors["out.loss.batch_clipfrac"])
     assert_close(gradient, tensors["out.loss.batch_grad_log_prob"])
 
 
 def test_golden_masked_mean(golden):
-    tensors, _ = golden
-    values, mask = tensors["in.masked_mean.values"], tensors["in.masked_mean.mask"]
-    got = grpo.masked_mean(jnp.asarray(values), jnp.asarray(mask))
-    assert_close(got, tensors["out.masked_mean"])
-    empty = grpo.masked_mean(jnp.asarray(values), jnp.zeros_like(mask))
-    assert_close(empty, tensors["out.masked_mean_all_false"])
+    """The KL of `policy_loss` is such a mean; episodes without a token count as 0."""
+    tensors, metadata = golden
+    values = jnp.asarray(tensors["in.masked_mean.values"])
+    mask = jnp.asarray(tensors["in.masked_mean.mask"]) > 0
+
+    def mean(mask):
+        weight = mask / jnp.maximum(mask.sum(), 1)
+        zeros = jnp.zeros_like(values)
+        return grpo.policy_loss(zeros, values, zeros, weight, *clips(metadata))[1].kl
+
+    assert_close(mean(mask), tensors["out.masked_mean"])
+    assert_close(mean(jnp.zeros_like(mask)), tensors["out.masked_mean_all_false"])

@@ -10,7 +10,9 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
-from tests.golden.test_golden_stdit3 import Golden, channels_last, encode_history, read_golden
+from tests.golden.test_golden_stdit3 import Golden, channels_last, read_golden
+from wmpo_jax.agents import world_model
+from wmpo_jax.agents.world_model import FlowConfig
 from wmpo_jax.algorithm import flow
 from wmpo_jax.models.stdit.weights import to_original
 
@@ -47,63 +49,42 @@ def test_golden_rflow_timesteps(golden):
 
 
 def test_golden_rflow_samples(golden):
+    """The cached history gives the chunk of the original's whole windows."""
     graphdef, params = nnx.split(golden.model)
-    t, channels = golden.tensors, golden.model.config.in_channels
-    z, mask_BT = channels_last(t["in.z"]), jnp.asarray(t["in.mask"]) > 0
-    actions = jnp.asarray(t["in.action"])
+    t, history = golden.tensors, golden.model.config.history
+    z, actions = channels_last(t["in.z"]), jnp.asarray(t["in.action"])
+    past, noise = z[:, :history], z[:, history:]
 
     def sample(params, size, steps):
         """Also the first Euler step alone: two times are its start and its end."""
-        model = nnx.merge(graphdef, params)
+        model, config = nnx.merge(graphdef, params), FlowConfig(size)
         ratio = flow.transform_ratio(size, size, golden.metadata["num_frames"])
-
-        def velocity(z, t_B):
-            return model(z, t_B, actions, mask_BT, size, size)[..., :channels]
-
+        velocity = world_model.chunk_velocity(model, config, past, actions)
         start, end = flow.euler_timesteps(steps, ratio)[:2]
-        moved = z + velocity(z, jnp.full(len(z), start)) * (start - end) / 1000.0
-        first = jnp.where(mask_BT[..., None, None, None], moved, z)
-        return first, flow.euler_sample(velocity, z, steps, ratio, mask_BT)
+        first = noise + velocity(noise, jnp.full(len(z), start)) * (start - end) / 1000.0
+        return first, world_model.predict_chunk(model, config, past, actions, noise, steps)
 
     for name, size, steps in runs(golden):
         first, last = jax.jit(sample, static_argnums=(1, 2))(params, size, steps)
         expected = channels_last(t[f"out.{name}.z"])
-        np.testing.assert_allclose(last, expected, atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(last, expected[:, history:], atol=5e-5, err_msg=name)
+        np.testing.assert_array_equal(past, expected[:, :history])
         if f"out.{name}.z_after_1" in t:
-            expected = channels_last(t[f"out.{name}.z_after_1"])
+            expected = channels_last(t[f"out.{name}.z_after_1"])[:, history:]
             np.testing.assert_allclose(first, expected, atol=5e-5, err_msg=name)
-
-
-def test_golden_rflow_cached_samples(golden):
-    """The cached history gives the chunk of the same samples."""
-    model, t = golden.model, golden.tensors
-    history, channels = model.config.history, model.config.in_channels
-    z, actions = channels_last(t["in.z"]), jnp.asarray(t["in.action"])
-    name, size, steps = min(runs(golden), key=lambda run: run[2])
-    ratio = flow.transform_ratio(size, size, golden.metadata["num_frames"])
-    cache = encode_history(model, z[:, :history], size, size)
-
-    def velocity(z, t_B):
-        return model.denoise(z, t_B, actions, cache, size, size)[..., :channels]
-
-    out = flow.euler_sample(velocity, z[:, history:], steps, ratio)
-    expected = channels_last(t[f"out.{name}.z"])[:, history:]
-    np.testing.assert_allclose(out, expected, atol=5e-5, err_msg=name)
 
 
 def test_golden_rflow_training(golden):
     graphdef, params = nnx.split(golden.model)
-    t, channels = golden.tensors, golden.model.config.in_channels
+    t = golden.tensors
     x0, noise = channels_last(t["in.train.x_start"]), channels_last(t["in.train.noise"])
     t_B, mask_BT = jnp.asarray(t["in.train.t"]), jnp.asarray(t["in.train.mask"])
     plain = flow.add_noise(x0, noise, t_B)
     np.testing.assert_allclose(plain, channels_last(t["out.add_noise"]), atol=1e-5)
 
     def loss(params, mask_BT):
-        x_t = flow.noise_window(x0, noise, t_B, mask_BT)
         model, actions = nnx.merge(graphdef, params), jnp.asarray(t["in.action"])
-        out = model(x_t, t_B, actions, mask_BT, 256, 256)[..., :channels]
-        loss_B = flow.flow_loss(out, x0, noise, mask_BT)
+        loss_B = world_model.window_loss(model, FlowConfig(256), x0, actions, noise, t_B, mask_BT)
         return jnp.mean(loss_B), loss_B
 
     (_, loss_B), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, mask_BT)

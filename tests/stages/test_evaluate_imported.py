@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from wmpo_jax.stages.setting import Setting
 
 from tests.conversion import synthetic
 from tests.stages.fake_host import Lifts
@@ -17,6 +16,7 @@ from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import evaluate_imported
+from wmpo_jax.stages.context import RunContext
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     return root / "p"
 
 
-def setting_for(folder, tmp_path):
+def context_for(folder, tmp_path):
     config = ConfigDict(
         {
             "seed": 0,
@@ -44,42 +44,41 @@ def setting_for(folder, tmp_path):
                 "folder": str(folder),
                 "statistics": "",
                 "jpeg": False,
-                "bins": 256,
+                "lanczos": True,
             },
             "evaluate": {"episodes": 4, "batch_size": 4, "primary": "greedy"},
         }
     )
-    setting = Setting(config, Workdir(tmp_path / "run", config), make_mesh(config))
+    context = RunContext(config, Workdir(tmp_path / "run", config), make_mesh(config))
     env = Lifts()
     env.chunk, env.horizon = 8, 16
-    vars(setting)["env"] = env
-    return setting
+    vars(context)["env"] = env
+    return context
 
 
 def test_rates_protocol_and_episodes_are_written(folder, tmp_path):
-    setting = setting_for(folder, tmp_path)
-    evaluate_imported.run(setting)
-    result = setting.workdir.result("evaluate_imported")
+    context = context_for(folder, tmp_path)
+    result = evaluate_imported.run(context)
     rows = load_arrays(
-        setting.workdir.data("evaluate_imported") / "results.npz", "evaluate_imported"
+        context.workdir.data("evaluate_imported") / "results.npz", "evaluate_imported"
     )
     assert result["overall"]["n"] == 4 and result["protocol"]["sha256"] == "0123"
     assert result["overall"]["successes"] == rows["success"].sum()
     assert [result["by_task"][name]["n"] for name in Lifts.instructions] == [2, 2]
     assert rows["seeds"].tolist() == [-1, -2, -3, -4]
-    (entry,) = setting.workdir.ledger.read()
+    (entry,) = context.workdir.ledger.read()
     assert entry["episodes"] == 4 and entry["used_for_training"] is False
     # Actions arrive in the units of the checkpoint's statistics, [-0.5, 0.5] but for the gripper.
-    env: Any = setting.env
+    env: Any = context.env
     executed = np.concatenate(env.executed)
     assert executed.shape[1:] == (8, 7) and np.abs(executed[..., :6]).max() <= 0.5
 
 
 def test_a_policy_for_another_arm_is_refused(folder, tmp_path):
-    setting = setting_for(folder, tmp_path)
-    setting.env.action_dim = 6
+    context = context_for(folder, tmp_path)
+    context.env.action_dim = 6
     with pytest.raises(UserError, match="gives 7 numbers per action and toy_d0 takes 6"):
-        evaluate_imported.run(setting)
+        evaluate_imported.run(context)
 
 
 def test_statistics_of_data_without_idle_steps_answer_to_the_suite(tmp_path):

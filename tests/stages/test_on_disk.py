@@ -1,4 +1,4 @@
-"""Stages that train on somebody's own data, and the streams that feed them."""
+"""Stages that train on a user's own data, and the streams that feed them."""
 
 import json
 import shlex
@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
-from wmpo_jax.stages.setting import Setting
 
 from tests.data.conftest import make_episode, throwaway_cache
 from tests.stages.processes import ROOT, finish, start
@@ -21,7 +20,11 @@ from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import Preempted, UserError
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages import pipeline, training
+from wmpo_jax.stages import pipeline
+from wmpo_jax.stages.context import RunContext
+from wmpo_jax.training.fit import Stream, fit
+from wmpo_jax.training.state import initial_state
+from wmpo_jax.training.step import make_step
 
 __all__ = ["throwaway_cache"]  # used by pytest
 
@@ -41,29 +44,31 @@ def small_config(dataset: Path) -> ConfigDict:
 def linear_fit(dataset: Path, workdir: Path, steps: int) -> np.ndarray:
     """Trains a matrix on streamed windows with the stages' own loop."""
     config = small_config(dataset)
-    setting = Setting(config, Workdir(workdir, config), make_mesh(config))
+    context = RunContext(config, Workdir(workdir, config), make_mesh(config))
     spec = WindowSpec(history=1, chunk=4, future=False)
-    stream = training.Stream(setting.loader("linear", spec, 8, clip=True), {"scale": jnp.ones(())})
+    stream = Stream(context.stream("linear", spec, 8, clip=True).loader, {"scale": jnp.ones(())})
 
     def loss(params, data, key, step):
-        features = data["frames_BTHWC"].astype(jnp.float32).mean(axis=(1, 2)).reshape(8, -1)
-        error = features @ params["weights"] / 255 * data["scale"] - data["actions_BKA"][:, 0]
-        return jnp.square(error).mean(), {}
+        frames = data.rows["frames_BTHWC"].astype(jnp.float32)
+        features = frames.mean(axis=(1, 2)).reshape(8, -1)
+        predicted = features @ params["weights"] / 255 * data.constants["scale"]
+        return jnp.square(predicted - data.rows["actions_BKA"][:, 0]).mean(), {}
 
     optimizer = optax.adam(1e-2)
-    step_fn = training.make_step(setting.mesh, loss, optimizer, jax.random.key(0))
-    state = training.initial_state(setting.mesh, {"weights": jnp.zeros((96, 7))}, optimizer)
-    state = training.fit("linear", state, step_fn, stream, steps, 100, setting)
+    step_fn = make_step(context.mesh, loss, optimizer, jax.random.key(0))
+    state = initial_state(context.mesh, {"weights": jnp.zeros((96, 7))}, optimizer)
+    files = context.loop_files("linear")
+    state = fit(files, context.mesh, state, step_fn, stream, steps, 100)
     return np.asarray(state.params["weights"])
 
 
 def test_a_stream_that_is_stopped_goes_on_with_the_same_batches(dataset, tmp_path, monkeypatch):
     expected = linear_fit(dataset, tmp_path / "whole", 12)
     asked = iter([False] * 4 + [True])
-    monkeypatch.setattr(preemption, "stop_requested", lambda: next(asked))
+    monkeypatch.setattr(preemption, "stop_requested", lambda step: next(asked))
     with pytest.raises(Preempted):
         linear_fit(dataset, tmp_path / "stopped", 12)
-    monkeypatch.setattr(preemption, "stop_requested", lambda: False)
+    monkeypatch.setattr(preemption, "stop_requested", lambda step: False)
     np.testing.assert_array_equal(linear_fit(dataset, tmp_path / "stopped", 12), expected)
 
 
@@ -73,7 +78,7 @@ def test_stages_that_need_episodes_of_their_own_refuse(dataset, tmp_path):
     with pytest.raises(UserError, match=r"Stage reward cannot use config\.data\.source"):
         pipeline.run_all(config, workdir, make_mesh(config), ["demos", "reward"])
     with pytest.raises(UserError, match="there is only a dataset"):
-        Setting(config, workdir, make_mesh(config)).env.reset(jnp.int32(0))
+        RunContext(config, workdir, make_mesh(config)).env.reset(jnp.int32(0))
 
 
 def test_data_that_the_task_does_not_fit(dataset, tmp_path):

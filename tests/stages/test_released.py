@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from wmpo_jax.stages.agents import policy_family
-from wmpo_jax.stages.setting import Setting
 
 from tests.conversion import synthetic
 from tests.data.conftest import make_episode, throwaway_cache
 from tests.stages.fake_host import Lifts
 from wmpo_jax import convert
+from wmpo_jax.agents.policy import Adapted
+from wmpo_jax.assembly import agents, networks
 from wmpo_jax.conversion.store import Store
 from wmpo_jax.data.formats import WRITERS
 from wmpo_jax.envs import registry
@@ -24,8 +24,9 @@ from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages import networks, pipeline, training
-from wmpo_jax.stages.sft import load_base_policy
+from wmpo_jax.stages import pipeline
+from wmpo_jax.stages.context import RunContext
+from wmpo_jax.training import state
 
 __all__ = ["throwaway_cache"]  # used by pytest
 
@@ -102,14 +103,13 @@ def test_every_stage_of_the_released_form(config, tmp_path, monkeypatch):
     assert results["autoencoder"]["scaling_factor"] == 0.13025
     assert (tmp_path / "run/report/index.html").exists()
     # Actions have the units of the imported policy's statistics.
-    setting = Setting(config, workdir, make_mesh(config))
-    family = policy_family(config, setting.env)
-    names = {
-        path[-1] for path, _ in nnx.to_flat_state(networks.policy_shapes(setting, family.build))
-    }
+    context = RunContext(config, workdir, make_mesh(config))
+    build = context.trained.policy.build
+    shapes = networks.policy_shapes(config, context.mesh, build)
+    names = {path[-1] for path, _ in nnx.to_flat_state(shapes)}
     assert names == {"a", "b"}  # and nothing else was in the checkpoints
-    params = load_base_policy(setting, family)
-    assert isinstance(params, training.Adapted)
+    params = context.trained.policy_params("sft")
+    assert isinstance(params, Adapted)
     # The improved policy goes back to PyTorch's form, with the adapters in its kernels.
     pipeline.run_all(config, workdir, make_mesh(config), ["export"])
     before = networks.checkpoint(config, "policy")
@@ -121,19 +121,18 @@ def test_every_stage_of_the_released_form(config, tmp_path, monkeypatch):
     back = str(tmp_path / "back")
     assert convert.main(["export", f"--source={after.folder}", f"--target={back}"]) == 0
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(nnx.filter_state(params.adapters, _b)))
-    np.testing.assert_allclose(setting.statistics.q01, [-0.5] * 7)
+    np.testing.assert_allclose(context.statistics.q01, [-0.5] * 7)
 
 
 def test_a_policy_begins_with_the_imported_weights(config, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "make_reality", lambda *_: Drawers())
-    setting = Setting(config, Workdir(tmp_path / "run", config), make_mesh(config))
-    family = policy_family(config, setting.env)
-    _, params = networks.create(setting, "policy", family.build)
+    build, mesh = agents.policy(config, Drawers()).build, make_mesh(config)
+    _, params = networks.create(config, mesh, "policy", build)
     store = networks.checkpoint(config, "policy")
     assert store is not None
     theirs = store.read("params", "llama/blocks/1/q_proj/kernel")
     np.testing.assert_array_equal(params["llama"]["blocks"]["q_proj"]["kernel"][...][1], theirs)
-    fresh = training.create(setting.mesh, family.build)[1]
+    fresh = state.create(mesh, build)[1]
     assert (fresh["llama"]["blocks"]["q_proj"]["kernel"][...][1] != theirs).any()
 
 
@@ -143,11 +142,10 @@ def test_adapters_begin_as_the_imported_policy(config, tmp_path, monkeypatch):
     logits = []
     for rank in (0, 4):
         config.policy.lora_rank = rank
-        setting = Setting(config, Workdir(tmp_path / str(rank), config), make_mesh(config))
-        family = policy_family(config, setting.env)
-        params = networks.create_policy(setting, family.build)
-        assert isinstance(params, training.Adapted) == bool(rank)
-        logits.append(family.logits_of_frames(params, jnp.asarray(frames), jnp.zeros(2, jnp.int32)))
+        policy = agents.policy(config, Drawers())
+        params = networks.create_policy(config, make_mesh(config), policy.build)
+        assert isinstance(params, Adapted) == bool(rank)
+        logits.append(policy.logits(params, jnp.asarray(frames), jnp.zeros(2, jnp.int32)))
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The reinforcement loop in a world of one decision: press the button that is lit."""
+"""The GRPO trainer in an environment of one decision: press the button that is lit."""
 
 from typing import Any
 
@@ -7,18 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from wmpo_jax.stages.setting import Setting
 
 from wmpo_jax.algorithm.grpo import token_log_probs
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
 from wmpo_jax.algorithm.rollout import rollout
 from wmpo_jax.runtime import preemption
+from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import Preempted, UserError
 from wmpo_jax.runtime.mesh import make_mesh
-from wmpo_jax.runtime.workdir import Workdir
-from wmpo_jax.stages import grpo_loop
+from wmpo_jax.runtime.metrics import MetricWriter
+from wmpo_jax.training import grpo
+from wmpo_jax.training.fit import LoopFiles
 
 BUTTONS, GROUP = 4, 8
+CONFIG = ConfigDict({"mesh": {"data": -1, "fsdp": 1, "tensor": 1}})
 
 
 class Buttons:
@@ -40,16 +42,14 @@ class Buttons:
 
 
 class Table:
-    """A policy that is a table of logits, with the one call of a PolicyFamily that GRPO makes."""
+    """A policy that is a table of logits, with the one call of a `Policy` that GRPO makes."""
 
-    def logits_of_frames(self, params, frames_BHWC, instruction_id_B):
+    def logits(self, params, frames_BHWC, instruction_id_B):
         return params[frames_BHWC[:, 0, 0, 0]][:, None, None]
 
-    def policy(self, params):
+    def acting(self, params):
         def act(observation, key):
-            logits = self.logits_of_frames(
-                params, observation.frame_BHWC, observation.instruction_id_B
-            )
+            logits = self.logits(params, observation.frame_BHWC, observation.instruction_id_B)
             tokens = jax.random.categorical(key, logits)
             log_probs, _ = token_log_probs(logits, tokens, 1.0)
             return PolicyOutput(
@@ -59,7 +59,7 @@ class Table:
         return act
 
 
-def recipe(**changes):
+def grpo_config(**changes):
     values: dict[str, Any] = dict(
         iterations=12,
         groups=8,
@@ -76,32 +76,32 @@ def recipe(**changes):
         checkpoint_every=3,
         require_mixed=True,
     )
-    return grpo_loop.Recipe(**(values | changes))
+    return grpo.GRPOConfig(**(values | changes))
 
 
-def setting(folder):
-    config = ConfigDict(
-        {"seed": 0, "tensorboard": False, "mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
+def loop_files(folder):
+    return LoopFiles(
+        "improve",
+        Checkpoints(folder / "checkpoints" / "improve"),
+        lambda resume: MetricWriter(folder / "metrics", "improve", resume, False),
     )
-    config.mesh.data = jax.device_count()
-    return Setting(config, Workdir(folder, config), make_mesh(config))
 
 
 def learn(folder, params=None, lit=True, **changes):
-    family, world = Table(), Buttons()
+    policy: Any = Table()
+    world, mesh = Buttons(), make_mesh(CONFIG)
 
     @jax.jit
     def sample(params, starts, key):
-        return rollout(family.policy(params), world, starts, key, 1)
+        return rollout(policy.acting(params), world, starts, key, 1)
 
     def starts(batch):
         buttons = np.arange(8) % BUTTONS if lit else np.full(8, BUTTONS)
         return jnp.asarray(np.repeat(buttons + batch * 0, GROUP))
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS)) if params is None else params
-    state, _ = grpo_loop.optimize(
-        "improve", params, family, sample, starts, recipe(**changes), setting(folder)
-    )
+    config, key = grpo_config(**changes), jax.random.key(0)
+    state, _ = grpo.optimize(loop_files(folder), mesh, params, policy, sample, starts, config, key)
     return state
 
 
@@ -120,10 +120,10 @@ def test_first_iteration_already_moves_the_policy(tmp_path):
 def test_stopped_run_continues_with_the_same_bits(tmp_path, monkeypatch):
     whole = learn(tmp_path / "whole")
     answers = iter([False, True])
-    monkeypatch.setattr(preemption, "stop_requested", lambda: next(answers))
+    monkeypatch.setattr(preemption, "stop_requested", lambda step: next(answers))
     with pytest.raises(Preempted):
         learn(tmp_path / "parts")
-    monkeypatch.setattr(preemption, "stop_requested", lambda: False)
+    monkeypatch.setattr(preemption, "stop_requested", lambda step: False)
     resumed = learn(tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
@@ -145,23 +145,33 @@ def test_nothing_left_to_learn_is_no_error(tmp_path):
     np.testing.assert_array_equal(state.params, perfect)
 
 
-def test_too_few_mixed_groups_give_the_mean_of_those(tmp_path):
+def test_too_few_mixed_groups_give_the_mean_of_those():
     """A batch filled up with repeated groups of weight 0 must not change the gradient."""
-    few, many = recipe(groups=1, minibatch=8, epochs=1), recipe(groups=2, minibatch=16, epochs=1)
+    few, many = (
+        grpo_config(groups=1, minibatch=8, epochs=1),
+        grpo_config(groups=2, minibatch=16, epochs=1),
+    )
     starts = jnp.repeat(jnp.array([1]), GROUP)
-    table = Table()
+    table: Any = Table()
     params = jnp.zeros((BUTTONS + 1, BUTTONS))
-    dream = rollout(table.policy(params), Buttons(), starts, jax.random.key(3), 1)
-    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), dream)
+    episodes = rollout(table.acting(params), Buttons(), starts, jax.random.key(3), 1)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), episodes)
     results = []
     for settings, batch, weight in (
-        (few, dream, jnp.ones(8)),
+        (few, episodes, jnp.ones(8)),
         (many, twice, jnp.repeat(jnp.array([1.0, 0.0]), 8)),
     ):
-        update = grpo_loop.make_update(table, settings, setting(tmp_path).mesh)
+        update = grpo.make_update(table, settings, make_mesh(CONFIG))
         _, _, metrics = update(
             params, settings.optimizer().init(params), batch, weight, jax.random.key(0)
         )
         results.append((metrics["loss"], metrics["grad_norm"]))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-7)
     assert results[0][1] > 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
+    learn(tmp_path / "run", iterations=3)
+    with pytest.raises(UserError, match=r"of stage improve is nan .*improve\.learning_rate"):
+        learn(tmp_path / "run", iterations=6, learning_rate=float("nan"))
+    assert Checkpoints(tmp_path / "run" / "checkpoints" / "improve").latest_step() == 3

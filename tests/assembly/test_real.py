@@ -1,4 +1,4 @@
-"""A simulator on the host is played in waves of one task, and nobody above can tell."""
+"""A simulator on the host is played in waves of one task, and callers cannot tell."""
 
 from typing import Any
 
@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from wmpo_jax.stages.real import first_frames, make_player
-from wmpo_jax.stages.setting import Setting
 
 from tests.stages.fake_host import Lifts
 from wmpo_jax.algorithm.protocols import PolicyOutput
@@ -17,18 +15,19 @@ from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.workdir import Workdir
+from wmpo_jax.stages.context import RunContext
 
 STARTS = np.array([10, 11, 12, 14, 16, 13, 18], np.int32)  # five of one task, two of the other
 STATISTICS = ActionStatistics.from_actions(np.array([[-2.0] * 7, [2.0] * 7]))
 
 
 class Steady:
-    """A family whose policy asks for `params` in every dimension, and notes its batch."""
+    """A policy that asks for `params` in every dimension, and notes its batch."""
 
     def __init__(self) -> None:
         self.batches: set[int] = set()
 
-    def policy(self, params: Any, temperature: float, greedy: bool = False) -> Any:
+    def acting(self, params: Any, temperature: float, greedy: bool = False) -> Any:
         def act(observation: Any, key: jax.Array) -> PolicyOutput:
             batch = len(observation.instruction_id_B)
             self.batches.add(batch)
@@ -42,20 +41,20 @@ class Steady:
 
 
 @pytest.fixture
-def setting(tmp_path):
+def context(tmp_path):
     values = {"seed": 0, "tensorboard": False, "task": "toy_d0", "policy": {"temperature": 1.0}}
     config = ConfigDict(values | {"mesh": {"data": -1, "fsdp": 1, "tensor": 1}})
-    setting = Setting(config, Workdir(tmp_path / "run", config), make_mesh(config))
-    vars(setting).update(env=Lifts(), statistics=STATISTICS)
-    return setting
+    context = RunContext(config, Workdir(tmp_path / "run", config), make_mesh(config))
+    vars(context).update(env=Lifts())
+    return context
 
 
-def test_episodes_come_back_in_the_order_of_their_starts(setting):
-    family: Any = Steady()
-    played = make_player(setting, family)(0.25, STARTS, jax.random.key(0))
-    assert setting.env.waves == [[10, 12, 14], [16, 18], [11, 13]]
-    assert family.batches == {3}  # compiled once; the filling is not simulated
-    assert {len(actions) for actions in setting.env.executed} == {3, 2}
+def test_episodes_come_back_in_the_order_of_their_starts(context):
+    policy: Any = Steady()
+    played = context.real.player(policy, 1.0, STATISTICS)(0.25, STARTS, jax.random.key(0))
+    assert context.env.waves == [[10, 12, 14], [16, 18], [11, 13]]
+    assert policy.batches == {3}  # compiled once; the filling is not simulated
+    assert {len(actions) for actions in context.env.executed} == {3, 2}
     np.testing.assert_array_equal(played.frames_BTHWC[:, 0, 0, 0, 0], STARTS)
     np.testing.assert_array_equal(played.instruction_id_B, STARTS % 2)
     assert played.frames_BTHWC.shape == (7, 9, 4, 4, 3)
@@ -64,34 +63,36 @@ def test_episodes_come_back_in_the_order_of_their_starts(setting):
     np.testing.assert_array_equal(played.finish_step_B, 8)
 
 
-def test_frames_nobody_asked_for_are_neither_drawn_nor_kept(setting):
-    family: Any = Steady()
-    played = make_player(setting, family)(0.5, STARTS, jax.random.key(0), videos=False)
-    assert setting.env.videos == {False}
+def test_frames_nobody_asked_for_are_neither_drawn_nor_kept(context):
+    policy: Any = Steady()
+    played = context.real.player(policy, 1.0, STATISTICS)(
+        0.5, STARTS, jax.random.key(0), videos=False
+    )
+    assert context.env.videos == {False}
     assert played.frames_BTHWC.shape == (7, 1, 4, 4, 3)
     assert played.success_B.all()
 
 
-def test_statistics_of_a_checkpoint_come_before_those_of_the_demonstrations(setting):
-    family: Any = Steady()
+def test_statistics_of_a_checkpoint_come_before_those_of_the_demonstrations(context):
+    policy: Any = Steady()
     wide = ActionStatistics.from_actions(np.array([[-20.0] * 7, [20.0] * 7]))
-    played = make_player(setting, family, wide)(0.25, STARTS, jax.random.key(0))
+    played = context.real.player(policy, 1.0, wide)(0.25, STARTS, jax.random.key(0))
     np.testing.assert_array_equal(played.finish_step_B, 1)
 
 
-def test_first_frames_are_those_of_the_starts(setting):
-    seen = first_frames(setting)(STARTS)
+def test_first_frames_are_those_of_the_starts(context):
+    seen = context.real.first_frames()(STARTS)
     np.testing.assert_array_equal(seen.frame_BHWC[:, 0, 0, 0], STARTS)
     np.testing.assert_array_equal(seen.instruction_id_B, STARTS % 2)
 
 
-def test_evaluation_gets_the_stored_states_and_nobody_else(setting):
-    np.testing.assert_array_equal(setting.starts("evaluation", 1, 3), [-2, -3, -4])
-    assert (setting.starts("rollouts", 0, 3) >= 0).all()
+def test_evaluation_gets_the_stored_states_and_nobody_else(context):
+    np.testing.assert_array_equal(context.starts("evaluation", 1, 3), [-2, -3, -4])
+    assert (context.starts("rollouts", 0, 3) >= 0).all()
 
 
-def test_results_say_how_episodes_were_made(setting):
-    assert setting.provenance()["protocol"] == {"suite": "toy_d0", "sha256": "0123"}
+def test_results_say_how_episodes_were_made(context):
+    assert context.provenance()["protocol"] == {"suite": "toy_d0", "sha256": "0123"}
     assert isinstance(Lifts(), HostEnvironment)
-    vars(setting)["env"] = registry.make("press")
-    assert setting.provenance() == {}
+    vars(context)["env"] = registry.make("press")
+    assert context.provenance() == {}

@@ -1,12 +1,12 @@
-"""Nobody is evaluated on a start that anybody was trained on."""
+"""Evaluation starts are never trained on."""
 
 import itertools
 
 import jax
 import numpy as np
 import pytest
-from wmpo_jax.stages.seeds import BLOCK, MAX_RUN_SEED, ROLES, key_for, seed_range
 
+from wmpo_jax.assembly.seeds import BLOCK, MAX_RUN_SEED, ROLES, key_for, seed_range
 from wmpo_jax.runtime.errors import UserError
 
 
