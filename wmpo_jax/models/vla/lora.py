@@ -2,7 +2,8 @@
 
 As OpenVLA-OFT is fine-tuned (reference at 09f60b7:
 dependencies/openvla-oft/vla-scripts/finetune.py:846-854): rank 32, alpha 16, on every linear layer
-of towers, projector and language model; A is Gaussian, B zero, so training starts from the policy as it is.
+of towers, projector and language model; A is Gaussian, B zero, so training starts from the policy
+as it is.
 
     add_lora(policy, rngs=nnx.Rngs(0))
     graphdef, adapters, frozen = nnx.split(policy, nnx.LoRAParam, ...)  # train `adapters` alone
