@@ -12,6 +12,9 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.stages.processes import finish, start
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A broadcast between arrays of different rank that nobody wrote is an error, here and in the
+# processes that tests start.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Tests build the same small networks again and again: a fifth of their time was compilation of
 # programs that had been compiled before. The folder is the one that runs use.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/wmpo_jax/xla").expanduser()))
@@ -50,8 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def same_environment() -> Iterator[None]:
     """What a test does to os.environ ends with it.
 
-    The doors of the package set XLA_FLAGS when they are called; the processes that later tests
-    start would inherit them, and with them another number of devices.
+    `environment.prepare` sets XLA_FLAGS; the processes that later tests start would inherit them,
+    and with them another number of devices.
     """
     with mock.patch.dict(os.environ):
         yield
