@@ -79,13 +79,13 @@ def _softmax(scores: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def spatial_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Every patch sees every patch of its own frame."""
+    """Every patch attends to every patch of its own frame."""
     scores = jnp.einsum("btqhd,btkhd->bthqk", q * q.shape[-1] ** -0.5, k)
     return jnp.einsum("bthqk,btkhd->btqhd", _softmax(scores, v.dtype), v)
 
 
 def temporal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Every patch sees its own past and present; the queries are the newest of the key frames."""
+    """Every patch attends to its past and present; queries are the newest of the key frames."""
     length, total = q.shape[1], k.shape[1]
     past = jnp.arange(total) <= jnp.arange(total - length, total)[:, None]
     scores = jnp.einsum("bqshd,bkshd->bshqk", q * q.shape[-1] ** -0.5, k)

@@ -39,7 +39,7 @@ def position_embedding(
 ) -> jax.Array:
     """Fixed sines and cosines of each token's place, (S, D), S = rows * columns in reading order.
 
-    The first half of the features tells the column, the second the row. Coordinates are stretched
+    The first half of the features encodes the column, the second the row. Coordinates are stretched
     as if the image were `input_square_px` wide and its token grid square.
     """
     quarter = config.hidden // 4
@@ -62,9 +62,9 @@ def position_embedding(
 def layer_norm(x: jax.Array) -> jax.Array:
     """LayerNorm without parameters, computed in float32."""
     x32 = x.astype(jnp.float32)
-    centerd = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centerd), axis=-1, keepdims=True)
-    return (centerd * jax.lax.rsqrt(variance + NORM_EPSILON)).astype(x.dtype)
+    centered = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+    return (centered * jax.lax.rsqrt(variance + NORM_EPSILON)).astype(x.dtype)
 
 
 def modulated_norm(x_BTSD: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """The parameters of a block; `SpatialBlock` and `TemporalBlock` say how its tokens meet.
+    """The parameters of a block; its two subclasses define which tokens attend to which.
 
     Both compute x += gate * attention(modulated LN(x)), then x += gate * MLP(modulated LN(x)). The
     modulation (B, T, 6, D), either leading axis possibly 1, holds shift, scale and gate of the

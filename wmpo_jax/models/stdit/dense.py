@@ -1,7 +1,7 @@
 """A linear layer whose backward pass is fast on a CPU.
 
 Left to itself, XLA:CPU transposes the incoming gradient before it multiplies it with the inputs.
-Said in the order below, the same product runs at the speed of the forward pass (twice as fast).
+In the order below, the same product runs at the speed of the forward pass (twice as fast).
 """
 
 import jax

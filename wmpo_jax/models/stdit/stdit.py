@@ -92,7 +92,7 @@ class STDiT(nnx.Module):
     ) -> jax.Array:
         """Full forward under any mask (True = noisy frame, False = condition frame).
 
-        Returns (B, T, rows, columns, 2C), or C channels without `pred_sigma`. What it says about
+        Returns (B, T, rows, columns, 2C), or C channels without `pred_sigma`. Its values for
         condition frames is not meaningful.
         """
         spatial_BT6D, temporal_BT6D = self.modulations(timestep_B, actions_BKA, mask_BT)
@@ -144,7 +144,7 @@ class STDiT(nnx.Module):
         return self.timestep_mlp(timestep_features(timestep_B, self.config.dtype))
 
     def history_embedding(self) -> jax.Array:
-        """What condition frames are told in place of timestep and action, (1, 1, D)."""
+        """What condition frames get in place of timestep and action, (1, 1, D)."""
         return self.embed_timestep(jnp.array([HISTORY_TIMESTEP]))[:, None]
 
     def modulations(

@@ -32,7 +32,7 @@ class VideoMAEConfig:
       num_frames: frames of a window (W).
       tubelet_size: consecutive frames that share a token.
       hidden_size, num_layers, num_heads, mlp_size: transformer sizes.
-      num_labels: logits; for a task with G goals 2 G, a (failure, success) pair per goal.
+      num_labels: logits; for a task with G instructions 2 G, a (failure, success) pair each.
       image_mean, image_std: normalization of pixels in [0, 1]. Released reward models were trained
         with 0.5 / 0.5 but their thresholds belong to ImageNet's (wmpo section 4.2).
       dtype: compute dtype; parameters are float32.

@@ -1,4 +1,4 @@
-"""Frames as the classifier sees them: Pillow's bilinear resize, center crop, normalization.
+"""Input frames of the classifier: Pillow's bilinear resize, center crop, normalization.
 
 The original resizes uint8 images with Pillow. The same integer arithmetic runs here on the device,
 so that pixels agree exactly and imagined frames never visit the host.
@@ -63,7 +63,7 @@ def _resize_axis(frames: jax.Array, size: int, *, axis: int) -> jax.Array:
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """Source pixels and fixed-point weights of every output pixel, both (new, taps).
 
-    A triangle filter, widened by the scale when shrinking, centerd on half-pixel positions.
+    A triangle filter, widened by the scale when shrinking, centered on half-pixel positions.
     """
     scale = old / new
     support = max(scale, 1.0)

@@ -61,7 +61,7 @@ def fold_lora(policy: VLA) -> None:
 
 
 def merge_lora(policy: VLA, pixels_BHWC: jax.Array, prompt_BL: jax.Array) -> float:
-    """`fold_lora`, and says what that does to the outputs.
+    """`fold_lora`, and returns how much that changes the outputs.
 
     Args:
       policy: with adapters.
