@@ -12,9 +12,6 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.stages.processes import finish, start
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A broadcast between arrays of different rank that nobody wrote is an error, here and in the
-# processes that tests start.
-os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Tests build the same small networks again and again: a fifth of their time was compilation of
 # programs that had been compiled before. The folder is the one that runs use.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/wmpo_jax/xla").expanduser()))

@@ -21,7 +21,6 @@ def start(*flags: str, config: str = SMOKE) -> subprocess.Popen:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "",
-            "JAX_NUMPY_RANK_PROMOTION": "raise",  # a broadcast that nobody wrote is an error
         },
         stderr=subprocess.PIPE,
         text=True,

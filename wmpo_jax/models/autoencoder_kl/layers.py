@@ -30,8 +30,8 @@ class GroupNorm(nnx.Module):
         mean_BC = self._share_in_group(x_BHWC.mean((1, 2)))
         centered_BHWC = x_BHWC - mean_BC[:, None, None]
         var_BC = self._share_in_group(jnp.square(centered_BHWC).mean((1, 2)))
-        gain_BC = self.scale[...] * jax.lax.rsqrt(var_BC + GROUP_NORM_EPSILON)
-        y_BHWC = centered_BHWC * gain_BC[:, None, None] + self.bias[...]
+        gain_BC = self.scale[...][None] * jax.lax.rsqrt(var_BC + GROUP_NORM_EPSILON)
+        y_BHWC = centered_BHWC * gain_BC[:, None, None] + self.bias[...][None, None, None]
         return y_BHWC.astype(self.dtype)
 
     def _share_in_group(self, x_BC: jax.Array) -> jax.Array:
@@ -174,7 +174,7 @@ class Upsample(nnx.Module):
         doubled = phases.reshape(batch, 2 * rows, 2 * columns, channels)
         bias = self.conv.bias
         assert bias is not None  # nnx.Conv would allow none
-        return doubled[:, 1:-1, 1:-1] + bias[...].astype(self.dtype)
+        return doubled[:, 1:-1, 1:-1] + bias[...].astype(self.dtype)[None, None, None]
 
     def _folded_kernel(self) -> jax.Array:
         """(3, 3, C, C) -> (2 x 2 low-resolution taps x C, 2 x 2 phases x C)."""

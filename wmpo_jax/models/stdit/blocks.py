@@ -30,7 +30,7 @@ def timestep_features(timestep_B: jax.Array, dtype: jax.typing.DTypeLike) -> jax
     """[cos, sin] of t * 10000^(-i/128), (B, 256); t in 0..1000 is first rounded to `dtype`."""
     half = TIMESTEP_WIDTH // 2
     frequencies = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-    phases = timestep_B.astype(dtype).astype(jnp.float32)[:, None] * frequencies
+    phases = timestep_B.astype(dtype).astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=-1).astype(dtype)
 
 
@@ -49,7 +49,7 @@ def position_embedding(
     base = round((rows * columns) ** 0.5)
 
     def axis(count: int) -> jax.Array:
-        phases = (jnp.arange(count) / scale * (base / count))[:, None] * inverse
+        phases = (jnp.arange(count) / scale * (base / count))[:, None] * inverse[None]
         return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
 
     shape = (rows, columns, config.hidden // 2)
@@ -110,7 +110,7 @@ class Block(nnx.Module):
 
     def parts(self, modulation_BT6D: jax.Array) -> list[jax.Array]:
         table_6D = self.scale_shift_table[...].astype(modulation_BT6D.dtype)
-        return jnp.split(modulation_BT6D + table_6D, 6, axis=-2)
+        return jnp.split(modulation_BT6D + table_6D[None, None], 6, axis=-2)
 
     def add_mlp(self, x_BTSD: jax.Array, parts: list[jax.Array]) -> jax.Array:
         *_, shift, scale, gate = parts
@@ -194,5 +194,5 @@ class FinalLayer(nnx.Module):
 
     def modulated_norm(self, x_BTSD: jax.Array, embedding_BTD: jax.Array) -> jax.Array:
         table_2D = self.scale_shift_table[...].astype(embedding_BTD.dtype)
-        shift, scale = jnp.split(embedding_BTD[..., None, :] + table_2D, 2, axis=-2)
+        shift, scale = jnp.split(embedding_BTD[..., None, :] + table_2D[None, None], 2, axis=-2)
         return modulated_norm(x_BTSD, shift, scale)

@@ -178,7 +178,8 @@ class STDiT(nnx.Module):
         grid_h, grid_w = -(-h // rows), -(-w // columns)
         patches = latents.reshape(b, t, grid_h, rows, grid_w, columns, c).swapaxes(3, 4)
         tokens = self.patch_embed(patches.reshape(b, t, grid_h * grid_w, rows * columns * c))
-        return tokens + position_embedding(config, grid_h, grid_w, height_px, width_px)
+        positions_SD = position_embedding(config, grid_h, grid_w, height_px, width_px)
+        return tokens + positions_SD[None, None]
 
     def _run_pairs(
         self,

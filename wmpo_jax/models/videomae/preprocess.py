@@ -30,6 +30,7 @@ def preprocess(
     square = center_crop(resize_shortest_edge(frames_BTHWC, size), size)
     gain = np.float32(1.0) / (255.0 * np.asarray(std, np.float32))
     offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    gain, offset = (x.reshape(*[1] * (square.ndim - 1), -1) for x in (gain, offset))
     return square.astype(jnp.float32) * gain - offset
 
 
@@ -55,7 +56,7 @@ def _resize_axis(frames: jax.Array, size: int, *, axis: int) -> jax.Array:
     moved = jnp.moveaxis(frames, axis, -1).astype(jnp.int32)
     total = jnp.full((*moved.shape[:-1], size), 1 << (PILLOW_PRECISION_BITS - 1), jnp.int32)
     for tap in range(index.shape[1]):
-        total += moved[..., index[:, tap]] * weight[:, tap]
+        total += moved[..., index[:, tap]] * weight[:, tap].reshape(*[1] * (moved.ndim - 1), -1)
     pixels = jnp.clip(total >> PILLOW_PRECISION_BITS, 0, 255).astype(jnp.uint8)
     return jnp.moveaxis(pixels, -1, axis)
 
