@@ -219,7 +219,7 @@ def _confusion(title: str, reward_model: str, block: Mapping[str, Any]) -> dict[
     precision = counts["tp"] / max(1, counts["tp"] + counts["fp"])
     recall = counts["tp"] / max(1, counts["tp"] + counts["fn"])
     words = f"precision {percent(precision)} %, recall {percent(recall)} %"
-    return {"title": title, "reward model": reward_model, "cells": cells, "words": words}
+    return {"title": title, "reward_model": reward_model, "cells": cells, "words": words}
 
 
 def number(value: Any) -> str:
