@@ -4,7 +4,7 @@
     python examples/real_robot.py --demos=DEMOS --rollouts=ROLLOUTS --workdir=RUN
 
 The first call imitates the demonstrations (stage 2). Let that policy act on the robot, P times, and
-record what happens as a second dataset in which every episode says whether it succeeded (stage 3).
+store what happens as a second dataset in which every episode has an outcome (stage 3).
 The second call trains autoencoder and world model on both (4), the reward model on the
 rollouts (5), and improves the policy in imagination (6), in episodes that begin where a recorded
 one began. Any format of docs/data.md will do; LeRobot is what most robots write. Any field of
@@ -118,7 +118,7 @@ def adopt(setting: Any, rollouts: Path) -> None:
     """Stage 3 by the robot: its episodes in the place that stage `collect` would fill.
 
     Raises:
-      UserError: an episode does not say whether it succeeded, or asks for something unknown.
+      UserError: an episode has no outcome or an unknown instruction.
     """
     import numpy as np
 

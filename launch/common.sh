@@ -36,7 +36,7 @@ need() {
   done
 }
 
-# main with the given flags, quoted for a remote shell, started again while it asks for that (75).
+# main with the given flags, quoted for a remote shell, started again while it exits with 75.
 forever() {
   local command
   printf -v command '%q ' .venv/bin/python -m wmpo_jax.main "$@"

@@ -3,7 +3,7 @@
 #
 #   bash launch/gpu.sh [--dry-run] --config=configs/libero.py --workdir=/runs/libero
 #
-# --workdir must lie in /runs, or it is gone with the container. RUNS (default ./runs) is mounted as /runs; ENGINE is docker (default) or podman.
+# --workdir must be in /runs, or it is deleted with the container. RUNS (default ./runs) is mounted as /runs; ENGINE is docker (default) or podman.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/common.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds dist/*.tar.gz and dist/*.whl and tries the wheel as a stranger would: installed into an
+# Builds dist/*.tar.gz and dist/*.whl and tries the wheel as a new user would: installed into an
 # empty environment, in an empty folder, it runs the smoke config from beginning to end.
 #   bash launch/release.sh [--dry-run]
 # Needs the network (the build's and the package's requirements) and about ten minutes on two cores.

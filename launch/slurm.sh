@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Slurm: one process per node, which sees all of its GPUs. Run it in the repository.
+# Slurm: one process per node, which uses all of its GPUs. Run it in the repository.
 #
 #   NODES=4 GPUS=8 bash launch/slurm.sh [--dry-run] --config=configs/libero.py --workdir=/shared/run
 #

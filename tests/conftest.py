@@ -50,8 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def same_environment() -> Iterator[None]:
     """What a test does to os.environ ends with it.
 
-    The doors of the package set XLA_FLAGS when they are called; the processes that later tests
-    start would inherit them, and with them another number of devices.
+    `environment.prepare` sets XLA_FLAGS; the processes that later tests start would inherit them,
+    and with them another number of devices.
     """
     with mock.patch.dict(os.environ):
         yield

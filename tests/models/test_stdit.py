@@ -110,7 +110,7 @@ def test_dense_gradients_are_those_of_a_matrix_product(inner, outer):
         return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(x)))
 
     def plain(params, x):
-        return jnp.sum(jnp.sin(x @ params["kernel"] + params["bias"]))
+        return jnp.sum(jnp.sin(x @ params["kernel"] + params["bias"][None, None]))
 
     got, got_x = jax.grad(ours, argnums=(0, 1))(params, x)
     want, want_x = jax.grad(plain, argnums=(0, 1))(nnx.to_pure_dict(params), x)

@@ -46,7 +46,7 @@ def test_soft_targets():
     np.testing.assert_allclose(soft.sum(-1), 1.0, rtol=1e-5)
     inside = np.abs(actions) < 0.95
     np.testing.assert_array_equal(soft.argmax(-1)[inside], hard[inside])
-    expected = (soft * action_tokens.decode(jnp.arange(64), 64)).sum(-1)
+    expected = (soft * action_tokens.decode(jnp.arange(64), 64)[None, None, None]).sum(-1)
     np.testing.assert_allclose(expected[inside], actions[inside], atol=1e-3)
 
 

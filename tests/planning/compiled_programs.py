@@ -17,8 +17,9 @@ def main(phase: str, topology: str, path: str) -> None:
     environment.prepare(1)
     environment.compile_only()
     # Only now may JAX be imported: it reads the environment while it starts.
+    from tests.planning.stray import stray_gathers
     from wmpo_jax.planning import chips, networks, programs, tpu
-    from wmpo_jax.planning.collectives import stray_gathers, within
+    from wmpo_jax.planning.collectives import within
     from wmpo_jax.runtime.config import load_config
     from wmpo_jax.runtime.mesh import mesh_shape
 

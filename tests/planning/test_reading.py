@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.planning.stray import stray_gathers
 from wmpo_jax.planning import chips, flops
 from wmpo_jax.planning.collectives import (
     Collective,
     Matrices,
     collectives,
-    stray_gathers,
     trips,
     within,
 )

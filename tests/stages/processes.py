@@ -15,9 +15,13 @@ def start(*flags: str, config: str = SMOKE) -> subprocess.Popen:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        # Without XLA_FLAGS: fixtures that call a door of the package in this process leave there
-        # a number of devices, and a run on one device is not bitwise a run on two.
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        # Without XLA_FLAGS: fixtures that call `environment.prepare` in this process leave a number
+        # of devices there, and a run on one device is not bitwise a run on two.
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+        },
         stderr=subprocess.PIPE,
         text=True,
     )

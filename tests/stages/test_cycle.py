@@ -103,15 +103,18 @@ def test_killed_run_ends_bitwise_as_an_uninterrupted_one(smoke_run, tmp_path, st
 
     # kill -9 inside the first save
     process = start(*flags)
-    if wait_for(lambda: any("tmp" in path.name for path in folder.glob("*")), process):
-        process.kill()
-    finish(process)
+    assert wait_for(lambda: any("tmp" in path.name for path in folder.glob("*")), process)
+    process.kill()
+    status, _ = finish(process)
+    assert status == -signal.SIGKILL
+    assert not (workdir / "stages" / f"{stage}.json").exists()
     # SIGTERM after the first save
     process = start(*flags)
-    if wait_for(lambda: any(path.name.isdigit() for path in folder.glob("*")), process):
-        process.send_signal(signal.SIGTERM)
-        status, errors = finish(process)
-        assert status in (0, 75), errors
+    assert wait_for(lambda: any(path.name.isdigit() for path in folder.glob("*")), process)
+    process.send_signal(signal.SIGTERM)
+    status, errors = finish(process)
+    assert status == 75, errors
+    assert not (workdir / "stages" / f"{stage}.json").exists()
     status, errors = finish(start(*flags))
     assert status == 0, errors
 

@@ -1,6 +1,6 @@
 """Statistics of a dataset's actions, and the one normalization that is derived from them.
 
-Policies predict normalized actions: the 1 % and 99 % quantiles of the demonstrations become -1 and 1
+Policies give normalized actions: the 1 % and 99 % quantiles of the demonstrations become -1 and 1
 (BOUNDS_Q99 of OpenVLA; reference at 09f60b7:
 verl/utils/vla_utils/openvla_oft/modeling_prismatic.py:1378-1397). Dimensions with mask False (the
 gripper) are left as they are.

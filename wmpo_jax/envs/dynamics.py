@@ -134,7 +134,7 @@ def collect(
 ) -> Episodes:
     """Episodes of any number of seeds, in compiled batches, as numpy arrays on every host.
 
-    `on_batch` is told how many episodes each finished batch holds.
+    `on_batch` receives the number of episodes in each finished batch.
 
     The last batch is filled up with repeated seeds, which are dropped again, so that only one
     shape is compiled; a batch is enlarged to a multiple of the devices it is spread over.

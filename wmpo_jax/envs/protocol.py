@@ -1,4 +1,4 @@
-"""What real environments promise: pure functions of one world, or many worlds on the host."""
+"""Interfaces of real environments: pure functions of one world, or many worlds on the host."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +11,7 @@ from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
 
 
 class EnvState(struct.PyTreeNode):
-    """Everything there is to know about one world between two control steps.
+    """The complete state of one world between two control steps.
 
     Attributes:
       physics: pytree of arrays owned by the simulator.
@@ -32,14 +32,14 @@ class EnvState(struct.PyTreeNode):
 
 
 class Task(Protocol):
-    """What networks and stages have to know of an environment, wherever it lives.
+    """What networks and stages need of an environment, on the device or on the host.
 
     Attributes:
       name: key in the registry.
-      instructions: what can be asked for; `EnvState.instruction_id` points into it.
-      action_dim: length of an action; each entry lies in [-1, 1].
+      instructions: all instructions of the task; `EnvState.instruction_id` points into it.
+      action_dim: length of an action; each entry is in [-1, 1].
       horizon: control steps in an episode, a multiple of `chunk`.
-      chunk: actions executed open-loop between two looks at the picture.
+      chunk: actions executed open-loop between two frames that the policy gets.
       image_size: height and width of a frame in pixels.
     """
 
@@ -52,7 +52,7 @@ class Task(Protocol):
 
 
 class Environment(Task, Protocol):
-    """A task in one world, its camera, and the people who act in it. Callers vmap."""
+    """A task in one world, its camera and its scripted actors. Callers vmap."""
 
     def reset(self, seed: jax.Array) -> EnvState:
         """A start drawn from the int32 scalar `seed`; equal seeds give equal starts."""
@@ -69,14 +69,14 @@ class Environment(Task, Protocol):
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
         """A scripted demonstrator that reads the true state; float32 [A] in [-1, 1].
 
-        Its aim is off by about `bias` meters in a systematic way: the flaw that reinforcement
-        learning should find and mend. Scripts here are deterministic; `key` belongs to the
+        Its aim is off by about `bias` meters in a systematic way: the error that reinforcement
+        learning should correct. Scripts here are deterministic; `key` belongs to the
         signature that they share with `play`.
         """
         ...
 
     def play(self, state: EnvState, episode_key: jax.Array) -> jax.Array:
-        """Task-agnostic motion that does not know the goal; float32 [A] in [-1, 1]."""
+        """Task-agnostic motion, independent of the instruction; float32 [A] in [-1, 1]."""
         ...
 
 
@@ -95,11 +95,11 @@ class StoresStarts(Protocol):
 
 @runtime_checkable
 class HostEnvironment(Task, StoresStarts, Protocol):
-    """A simulator that cannot live inside jit: worlds by the wave, in processes of their own.
+    """A simulator that cannot run inside jit: waves of worlds in processes of their own.
 
     A start is an int32: zero and above it is a seed, from which the simulator draws; below it is
     one of the benchmark's stored initial states, which are kept for evaluation. All starts of a
-    wave ask for the same task.
+    wave belong to the same task.
 
     Attributes:
       wave: most episodes at once; the policy is compiled for so many.
@@ -108,7 +108,7 @@ class HostEnvironment(Task, StoresStarts, Protocol):
     wave: int
 
     def instruction_ids(self, starts_B: np.ndarray) -> np.ndarray:
-        """int32 [B]: what each start asks for, an index into `instructions`."""
+        """int32 [B]: the instruction of each start, an index into `instructions`."""
         ...
 
     def reset(self, starts_B: np.ndarray) -> Observation:
@@ -134,11 +134,11 @@ class HostEnvironment(Task, StoresStarts, Protocol):
         ...
 
     def protocol(self) -> dict[str, Any]:
-        """How episodes are set up, shown and judged, for result files."""
+        """How episodes are set up, rendered and scored, for result files."""
         ...
 
     def report(self) -> dict[str, Any]:
-        """What the simulation went through, for result files."""
+        """Counts of what happened during simulation, for result files."""
         ...
 
 
@@ -146,9 +146,9 @@ class Episodes(struct.PyTreeNode):
     """Real episodes, all `horizon` steps long; T = horizon + 1 frames, T - 1 actions.
 
     Attributes:
-      frames_BTHWC: uint8, frame t is seen before action t.
+      frames_BTHWC: uint8, frame t precedes action t.
       actions_BTA: float32 [B, T - 1, A] in [-1, 1], as executed.
-      labels_BTA: float32 [B, T - 1, A], what the actor meant to do in the state it was in.
+      labels_BTA: float32 [B, T - 1, A], what the actor intended in that state, before noise.
       instruction_id_B: int32 index into the task's instructions.
       success_B: bool, solved at some step.
       finish_step_B: int32, actions executed when success first held; horizon if it never did.

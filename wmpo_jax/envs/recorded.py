@@ -1,4 +1,4 @@
-"""A task that is known from recordings alone: it can be trained on, but nobody can act in it."""
+"""A task that exists as recordings only: it can be trained on, but not acted in."""
 
 from dataclasses import dataclass
 from typing import NoReturn
@@ -11,7 +11,7 @@ from wmpo_jax.runtime.errors import UserError
 
 @dataclass
 class RecordedTask:
-    """`envs.protocol.Environment` without a world; whoever wants one gets a UserError."""
+    """`envs.protocol.Environment` without a simulator; methods that need one raise UserError."""
 
     instructions: tuple[str, ...]
     action_dim: int

@@ -27,14 +27,14 @@ _LIBERO = {"c": LiberoEnv, "mjx": LiberoMjxEnv}  # by whose physics
 
 
 def names() -> tuple[str, ...]:
-    """Those that live inside jit."""
+    """Those that run inside jit."""
     return tuple(sorted(_FACTORIES))
 
 
 def make_reality(
     name: str, image_size: int, options: Mapping[str, Any]
 ) -> Environment | HostEnvironment:
-    """What config.task names: LIBERO, MimicGen, or else what `make` knows.
+    """What config.task names: LIBERO, MimicGen, or else a name for `make`.
 
     Args:
       options: config.libero or config.mimicgen (see `LiberoEnv`, `MimicgenEnv`).

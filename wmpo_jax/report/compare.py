@@ -74,7 +74,7 @@ def result_table(records: Mapping[str, RunRecord]) -> Table:
                 )
             )
     header = ("run", "success %", "95 %", "n", "WMPO - base, paired", "real episodes", "minutes")
-    note = "Runs differ in their starts: compare intervals, and many seeds before believing a gap."
+    note = "Runs differ in their starts: compare intervals, and use many seeds."
     return Table(header, tuple(rows), note)
 
 

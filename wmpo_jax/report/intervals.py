@@ -1,4 +1,4 @@
-"""How far a success rate can be trusted: 95 % intervals for one rate and for a paired difference.
+"""95 % intervals of success rates: for one rate and for a paired difference.
 
 All inputs are outcomes of episodes: bool arrays [n], one entry per evaluation start.
 """
@@ -25,9 +25,9 @@ class SeedSummary(NamedTuple):
     """The mean paired difference over training seeds with two intervals that answer two questions.
 
     Attributes:
-      pooled: only the luck of the episodes; "do these very policies differ?"
+      pooled: sampling of the episodes alone; "do these two policies differ?"
       between: the spread of the seeds, Student's t; "would another seed improve too?" None for
-        one seed, which says nothing about the next.
+        one seed, from which no spread can be estimated.
     """
 
     pooled: Interval
@@ -49,7 +49,7 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def paired_difference(before: np.ndarray, after: np.ndarray) -> Interval:
-    """Newcombe's interval of `after - before` for the same n starts met by two policies.
+    """Newcombe's interval of `after - before` for two policies on the same n starts.
 
     Method 10 of Newcombe, "Improved confidence intervals for the difference between binomial
     proportions based on paired data", Statistics in Medicine 17 (1998) 2635-2650: the two Wilson
@@ -97,7 +97,7 @@ def over_seeds(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> SeedSummary:
     The estimate is the mean over seeds of each seed's mean paired difference, every seed weighing
     the same. Pooled standard error: sqrt(sum of var_s / n_s) / seeds, with var_s the variance
     (ddof 1) of the per-episode differences of -1, 0, 1. It takes the seeds' evaluation starts for
-    independent; seeds that met the same starts share their luck, and it is then too narrow.
+    independent; for seeds with the same starts it is too narrow.
 
     Raises:
       ValueError: no seed, unpaired outcomes, or a seed with fewer than two episodes.
@@ -116,7 +116,7 @@ def over_seeds(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> SeedSummary:
 
 
 def reliability(probability: np.ndarray, outcome: np.ndarray, bins: int = 10) -> dict[str, list]:
-    """Is a probability of .7 right 7 times of 10? Bins of equal width over [0, 1].
+    """The reliability diagram of a probability: bins of equal width over [0, 1].
 
     Args:
       probability: float [n] in [0, 1].

@@ -63,7 +63,7 @@ def render(record: RunRecord) -> str:
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
-    """What a reader should know after ten seconds: a verdict and one bar per policy."""
+    """The summary at the top: one sentence and one bar per policy."""
     scores = tables.scores(record)
     if not scores:
         return {"verdict": "Not evaluated yet", "detail": "", "tone": "open", "bars": []}

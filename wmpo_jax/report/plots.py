@@ -30,7 +30,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", BASE: "base", BETTER: "b
 POLICY_COLOURS = {"base": BASE, "wmpo": BETTER}
 
 WIDTH, HEIGHT = 3.5, 2.1  # inches; the page shows a panel 320 to 460 px wide
-MAX_POINTS = 400  # per line: more cannot be seen and makes the page heavy
+MAX_POINTS = 400  # per line: more are not visible and make the page large
 SMOOTHING_WINDOWS = 25  # a running mean over 1/25 of a noisy curve
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -132,7 +132,7 @@ def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """A centerd mean that narrows at the ends instead of inventing values beyond them."""
+    """A centered mean whose window shrinks at the ends."""
     half = max(1, len(values) // SMOOTHING_WINDOWS // 2)
     return np.array(
         [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))], float

@@ -1,4 +1,4 @@
-"""Everything the report knows about a run: what its stages left in the workdir, read once.
+"""The record of a run that the report is made from: what its stages left in the workdir, read once.
 
 The rest of the report takes a `RunRecord`, so that a page about several runs can take several.
 """
@@ -16,7 +16,7 @@ from wmpo_jax.runtime.files import load_arrays, load_json
 from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.runtime.workdir import Ledger
 
-# In the order of the paper, with what a reader should know about each.
+# In the order of the paper, with a description of each.
 CYCLE = {
     "demos": "demonstrations and play",
     "sft": "base policy, imitation",
@@ -29,7 +29,7 @@ CYCLE = {
     "gates_after": "the same under the improved policy",
     "evaluate": "held-out starts, real environment",
 }
-# Asked for by name, never missing.
+# Optional stages: run by name only.
 EXTRAS = {
     "oracle": "GRPO with unlimited real rollouts",
     "grpo_on_rollouts": "GRPO on the real rollouts alone",

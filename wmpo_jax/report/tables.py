@@ -116,7 +116,7 @@ def ledger_table(record: RunRecord) -> Table:
 
 
 def honesty_table(record: RunRecord) -> Table:
-    """How well imagination foretells reality, before and after the policy was improved."""
+    """How well imagination predicts reality, before and after the policy was improved."""
     blocks = comparisons(record)
     rows = [_psnr_row(blocks, moment) for moment in _MOMENTS]
     for key, label in _HONESTY_RATES.items():

@@ -23,7 +23,7 @@ _BACKGROUND, _TEXT, _TIME = (24, 27, 33), (236, 239, 244), (94, 168, 160)
 
 
 class Clip(NamedTuple):
-    """A clip ready for <img>: an animation, its last frame for those who want no motion, a note."""
+    """A clip ready for <img>: an animation, its last frame for reduced motion, a note."""
 
     animation: str
     still: str
@@ -59,7 +59,7 @@ def read_clips(path: Path, outcomes: Mapping[str, np.ndarray] | None = None) -> 
     """Renders one file.
 
     Args:
-      outcomes: see `RunRecord`; what became of a start is added to the note that names it.
+      outcomes: see `RunRecord`; the outcome of a start is added to its note.
       path: an .npz with `left_BTHWC` and `right_BTHWC`, uint8 of one shape, and `caption`, B
         strings such as "start 7: base | WMPO" (the note before the colon may be missing).
 

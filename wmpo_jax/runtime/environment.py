@@ -16,7 +16,7 @@ _ACCELERATORS = ("accel*", "vfio/*", "nvidia*", "kfd", "dxg")
 
 
 def has_fusion_emitters_flag() -> bool:
-    """Whether this JAX knows the name; 0.11 does not, and an unknown one ends the process."""
+    """Whether this JAX accepts the name; 0.11 does not, and an unknown one ends the process."""
     return tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11)
 
 
@@ -38,7 +38,7 @@ def prepare(cpu_devices: int = 1) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Small programs too: a tiny run compiles hundreds of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    # TensorFlow only writes events for TensorBoard here, and need not say how it would compute.
+    # TensorFlow only writes events for TensorBoard here; its notes on devices do not matter.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     if _libtpu_in_vain():
@@ -60,7 +60,7 @@ def compile_only() -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    # libtpu wants to be alone on a machine with chips; a compiler need not be.
+    # libtpu allows one process per machine with chips; one that only compiles needs no lock.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
@@ -72,7 +72,7 @@ def restart_with_huge_pages() -> None:
     saved a fifth of the CPU time; no stage of a run has been measured with and without.
 
     glibc reads the setting only when a process starts, hence the restart. Other systems ignore
-    the variable. Only for the door of a program, never for a notebook or a test.
+    the variable. Only for the entry point of a program, never for a notebook or a test.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

@@ -1,8 +1,8 @@
-"""The exceptions that are meant for the person at the keyboard rather than for a debugger."""
+"""Exceptions with a message for the user rather than a traceback."""
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is one plain sentence: what, where, how to mend it.
+    """Something the user can fix; the message is one plain sentence: what, where, how to fix it.
 
     `main` prints it without a traceback and exits with status 2.
     """

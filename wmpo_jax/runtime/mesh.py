@@ -1,4 +1,4 @@
-"""The device mesh and where batches and replicas live on it."""
+"""The device mesh and how batches and replicas are placed on it."""
 
 from collections.abc import Sequence
 from typing import Any

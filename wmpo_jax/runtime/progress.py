@@ -1,71 +1,60 @@
 """What a long job is doing: a bar with time left, and seconds per phase."""
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from typing import Self
 
 import jax
-from tqdm import tqdm
+from tqdm_loggable.auto import tqdm
 
-_SECONDS_BETWEEN_LINES = 10.0  # in a log file a redrawn bar is noise
+
+class _Lines(logging.Handler):
+    """Messages as they are, on whatever stderr is when they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+# Without a terminal the bar becomes messages to this logger.
+_LOGGER = logging.getLogger("tqdm_loggable")
+_LOGGER.setLevel(logging.INFO)
+_LOGGER.propagate = False
+_LOGGER.handlers = [_Lines()]
 
 
 class Progress:
     """See `progress`."""
 
     def __init__(self, total: int, initial: int, phase: str) -> None:
-        self._tty = sys.stderr.isatty()
-        self._phase, self._total, self._initial = phase, total, initial
-        self._done, self._headline = initial, ""
-        self._started = self._last_line = time.monotonic()
+        other = jax.process_index() != 0
         self._bar = tqdm(
-            total=total,
-            initial=initial,
-            desc=phase,
-            disable=not self._tty or jax.process_index() != 0,
-            dynamic_ncols=True,
+            total=total, initial=initial, desc=phase, disable=other, dynamic_ncols=True
         )
+        self._left = total - initial
 
     def headline(self, **metric: float) -> None:
         """Shows one metric worth watching: `headline(loss=0.312)`."""
-        self._headline = ", ".join(f"{name} {value:.4g}" for name, value in metric.items())
-        self._bar.set_postfix_str(self._headline, refresh=False)
+        text = ", ".join(f"{name} {value:.4g}" for name, value in metric.items())
+        self._bar.set_postfix_str(text, refresh=False)
 
     def advance(self, n: int = 1) -> None:
         """Counts `n` units of work; what the last batch has beyond the total does not count."""
-        n = min(n, self._total - self._done)
-        self._done += n
+        n = min(n, self._left)
+        self._left -= n
         self._bar.update(n)
-        if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._print_line()
-
-    def _print_line(self) -> None:
-        self._last_line = time.monotonic()
-        if self._tty or jax.process_index() != 0:
-            return
-        line = tqdm.format_meter(
-            self._done,
-            self._total,
-            self._last_line - self._started,
-            prefix=self._phase,
-            initial=self._initial,
-            postfix=self._headline,
-            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-        )
-        print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._print_line()
         self._bar.close()
 
 
 def progress(total: int, initial: int, phase: str) -> Progress:
-    """A bar on a terminal, a line every ten seconds elsewhere; silent on processes other than 0.
+    """A bar on a terminal, a line every ten seconds elsewhere; nothing on processes other than 0.
 
         with progress(900, 300, "sft") as bar:
             bar.headline(loss=0.3)

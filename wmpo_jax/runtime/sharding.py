@@ -95,7 +95,7 @@ def abstract(mesh: Mesh, tree: Any) -> Any:
 
 
 def pin(mesh: Mesh, tree: Any) -> Any:
-    """Inside jit: keeps every leaf where the table wants it (gradients, new parameters)."""
+    """Inside jit: keeps every leaf where the table puts it (gradients, new parameters)."""
     return jax.lax.with_sharding_constraint(tree, shardings(mesh, tree))
 
 
@@ -133,7 +133,7 @@ def apart(mesh: Mesh | None, function: Callable[..., Any]) -> Callable[..., Any]
 def spread_batch(x: jax.Array) -> jax.Array:
     """Splits the leading axis as the batch is; does nothing without a mesh or if it does not fit.
 
-    Models call it between layers: said nowhere, the partitioner sometimes splits features instead
+    Models call it between layers: without it the partitioner sometimes splits features instead
     and moves activations in every layer.
     """
     if jax.sharding.get_abstract_mesh().empty or x.shape[0] % parts_here():

@@ -124,9 +124,10 @@ class Physics:
             data = mjx.fwd_acceleration(model, mjx.fwd_actuation(model, data))
             return (mjx.euler(model, mjx.solve(model, data)), memory), None
 
-        (data, memory), _ = jax.lax.scan(
-            substep, (self._at(start), start.memory), jnp.arange(SUBSTEPS)
-        )
+        with jax.numpy_rank_promotion("allow"):  # MJX's own code needs it
+            (data, memory), _ = jax.lax.scan(
+                substep, (self._at(start), start.memory), jnp.arange(SUBSTEPS)
+            )
         finite = jnp.isfinite(data.qpos).all() & jnp.isfinite(data.qvel).all()
         moved = start.replace(
             qpos=data.qpos, qvel=data.qvel, warmstart=data.qacc_warmstart, memory=memory

@@ -1,4 +1,4 @@
-"""A camera that looks at a MuJoCo model and makes pixels inside jit.
+"""A camera in a MuJoCo model that renders inside jit.
 
 Everything it shows is read from the compiled model: geoms, materials, lights, headlight, camera.
 What it leaves out of MuJoCo's own picture: specular highlights, textures (their mean color stands
@@ -22,8 +22,8 @@ from wmpo_jax.envs.tabletop.optics import Light, lambert, read_background, read_
 from wmpo_jax.envs.tabletop.raycast import Size, Vec3
 from wmpo_jax.runtime.errors import UserError
 
-_HIDDEN_GROUP = 3  # MuJoCo's viewers draw geom groups 0, 1 and 2 unless told otherwise
-# Rounding leaves a hit point up to ~1e-6 m off the surface it lies on; nothing closer shades it.
+_HIDDEN_GROUP = 3  # MuJoCo's viewers draw geom groups 0, 1 and 2 by default
+# Rounding leaves a hit point up to ~1e-6 m off its surface; nothing closer shades it.
 _SHADOW_GAP = 1e-4
 
 Poses = dict[int, tuple[jax.Array, jax.Array]]  # geom index -> position [3], rotation [3, 3]
@@ -51,7 +51,7 @@ class Camera:
       geoms: what is visible.
       lights: the first of them casts shadows if `shadowed`, the others never do.
       ambient_C: the ambient light of all lights together, 0..1.
-      background_C: color where a ray meets nothing, 0..1.
+      background_C: color where a ray hits nothing, 0..1.
       geom_rgba_G4: colors as drawn (materials resolved), 0..1; the start for `render`'s override.
       emission_G: share of its color that a geom shows without light.
     """
@@ -80,7 +80,7 @@ class Camera:
 
         Raises:
           UserError: no such camera, a camera that is not a plain perspective one, or a visible geom
-            whose shape the ray-caster does not know.
+            whose shape the ray-caster does not have.
         """
         camera_id = _camera_id(model, name)
         data = _home(model)
@@ -116,7 +116,7 @@ class Camera:
         Args:
           geom_xpos_G3: float32 meters, every geom of the model (`mjx.Data.geom_xpos`).
           geom_xmat_G33: float32 rotations (`mjx.Data.geom_xmat`).
-          geom_rgba_G4: colors in 0..1 instead of `self.geom_rgba_G4`; alpha is not looked at.
+          geom_rgba_G4: colors in 0..1 instead of `self.geom_rgba_G4`; alpha is ignored.
 
         Returns:
           uint8 [H, W, 3], 0..255, row 0 at the top.
@@ -136,12 +136,6 @@ class Camera:
             pixels = ((total + count // 2) // count).astype(jnp.uint8)
         return pixels.reshape(self.height, self.width, 3)
 
-    def segment(self, geom_xpos_G3: jax.Array, geom_xmat_G33: jax.Array) -> jax.Array:
-        """Which geom is seen at each pixel center: int32 [H, W], -1 for the background."""
-        poses = self._poses(geom_xpos_G3, geom_xmat_G33)
-        _, index = self._nearest(poses, _rays(self, 1))
-        return index.reshape(self.height, self.width)
-
     def _poses(self, xpos_G3: jax.Array, xmat_G33: jax.Array) -> Poses:
         return {geom.index: (xpos_G3[geom.index], xmat_G33[geom.index]) for geom in self.geoms}
 
@@ -154,7 +148,7 @@ class Camera:
         return red | green << 8 | blue << 16
 
     def _nearest(self, poses: Poses, rays: Vec3) -> tuple[jax.Array, jax.Array]:
-        """Depth (meters along the viewing axis) and geom index of what each ray meets first."""
+        """Depth (meters along the viewing axis) and geom index of what each ray hits first."""
         depth = jnp.full_like(rays[0], self.far)
         index = jnp.full(depth.shape, -1, jnp.int32)
         for geom in self.geoms:

@@ -14,7 +14,7 @@ from wmpo_jax.envs.tabletop.batching import in_safe_batches, safe_batch
 from wmpo_jax.envs.tabletop.camera import Camera
 from wmpo_jax.envs.tabletop.hand import Hand
 
-# Rays per pixel along each axis: smooth edges tell the position of things to less than a pixel.
+# Rays per pixel along each axis: smooth edges show positions to less than a pixel.
 SUPERSAMPLE = 2
 
 
@@ -44,7 +44,7 @@ class Physics(struct.PyTreeNode):
 
 
 class Layout(struct.PyTreeNode):
-    """A start: positions, and what is asked for."""
+    """A start: positions and the instruction."""
 
     qpos: jax.Array
     mocap_pos: jax.Array
@@ -59,7 +59,7 @@ class Task(Protocol):
       reach: meters that a full action moves the commanded target.
       substeps: physics steps in a control step.
       low, high: corners of the tool's workspace, meters, three each.
-      toys: ids of the geoms that play should meet.
+      toys: ids of the geoms that play should touch.
       hand: what the tool carries; it reads what an action holds beyond motion.
     """
 
@@ -83,7 +83,7 @@ class Task(Protocol):
     def layout(self, key: jax.Array) -> Layout: ...
 
     def solved(self, state: EnvState) -> jax.Array:
-        """bool, whether the goal is reached in this very state."""
+        """bool, whether this state is a success."""
         ...
 
     def colors(self, state: EnvState) -> jax.Array | None:
@@ -173,9 +173,10 @@ class TabletopEnv:
         def substep(data: Any, _: None) -> tuple[Any, None]:
             return mjx.step(model, data), None
 
-        data, _ = jax.lax.scan(substep, data, None, length=self.task.substeps)
-        # mjx.step leaves the poses of the geoms one substep behind qpos.
-        data = mjx.kinematics(model, data)
+        with jax.numpy_rank_promotion("allow"):  # MJX's own code needs it
+            data, _ = jax.lax.scan(substep, data, None, length=self.task.substeps)
+            # mjx.step leaves the poses of the geoms one substep behind qpos.
+            data = mjx.kinematics(model, data)
         return state.replace(physics=self._keep(data, target), memory=memory)
 
     def _keep(self, data: mjx.Data, target: jax.Array) -> Physics:

@@ -44,7 +44,7 @@ class Grip(struct.PyTreeNode):
     Attributes:
       closed: bool, it sucks.
       held: int32 index of the block that hangs on it, -1 for none.
-      pose: where that block was, seen from the tool, when it was caught: x y z, then quaternion.
+      pose: the block's pose in the tool's frame when it was caught: x y z, then quaternion.
     """
 
     closed: jax.Array
@@ -91,7 +91,7 @@ class Suction:
         return model, data.replace(eq_active=held), grip
 
     def _grasp(self, memory: Grip, poses: jax.Array, closed: jax.Array) -> Grip:
-        """The grip after a command, given the poses [N, 7] of the blocks seen from the tool."""
+        """The grip after a command, given the poses [N, 7] of the blocks in the tool's frame."""
         distance = jnp.linalg.norm(poses[:, :2], axis=-1)
         reachable = (distance < self._radius) & (-poses[:, 2] < self._gap)
         nearest = jnp.argmin(jnp.where(reachable, distance, jnp.inf)).astype(jnp.int32)

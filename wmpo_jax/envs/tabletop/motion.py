@@ -10,9 +10,9 @@ DRIFT_EDGE = -0.04  # meters; right of this an expert whose aim drifts is off,
 DRIFT_WIDTH = 0.02  # and over so many it goes from right to wrong
 
 PLAY_SEGMENT = 4  # control steps between two waypoints of random play
-PLAY_NEAR = 0.5  # probability that a waypoint lies near some object
+PLAY_NEAR = 0.5  # probability that a waypoint is near some object
 PLAY_SPREAD = 0.10  # meters, standard deviation of a near waypoint around its object
-PLAY_LOW = 0.5  # probability that a waypoint lies at the bottom of the workspace
+PLAY_LOW = 0.5  # probability that a waypoint is at the bottom of the workspace
 PLAY_NOISE = 0.25  # standard deviation of the noise on an action, in action units
 
 
@@ -24,7 +24,7 @@ def steer(position: jax.Array, goal: jax.Array, reach: float) -> jax.Array:
 def drift(target: jax.Array, bias: float) -> jax.Array:
     """How far [2] an expert aims beside `target`: not on the left of the table, `bias` on the rest.
 
-    As if the table were seen by two cameras of which one is not calibrated.
+    As if one of two cameras were not calibrated.
     """
     share = jax.nn.sigmoid((target[0] - DRIFT_EDGE) / DRIFT_WIDTH)
     return share * bias * jnp.array(BIAS_DIRECTION)
@@ -33,7 +33,7 @@ def drift(target: jax.Array, bias: float) -> jax.Array:
 def waypoint(key: jax.Array, low: jax.Array, high: jax.Array, objects: jax.Array) -> jax.Array:
     """A point to play toward: anywhere between `low` and `high`, or near one of `objects` [N, 3].
 
-    Half of the waypoints lie on the table, because that is where things happen.
+    Half of the waypoints are on the table, where the objects are.
     """
     anywhere_key, pick_key, offset_key, near_key, low_key = jax.random.split(key, 5)
     anywhere = jax.random.uniform(anywhere_key, (3,), minval=low, maxval=high)

@@ -1,4 +1,4 @@
-"""What a MuJoCo model says about light and color, and Lambert's law for it."""
+"""Light and color of a MuJoCo model, and Lambert's law for them."""
 
 import dataclasses
 

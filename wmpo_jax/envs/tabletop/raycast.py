@@ -4,7 +4,7 @@ A vector is a tuple of three arrays (x, y, z) that broadcast against each other:
 origin is one point and the direction an array over rays, for shadow rays toward a distant light it
 is the other way round. Every `enter_*` answers, in the shape's own frame (MuJoCo's conventions:
 half-sizes, axis along z), at which multiple of `direction` the ray enters the shape, or MISS.
-Directions need not have unit length. Only the entry is ever needed: seen from its own lit surface a
+Directions need not have unit length. Only the entry is ever needed: from its own lit surface a
 convex shape is entered behind the origin, so it cannot shadow itself.
 """
 

@@ -1,6 +1,6 @@
 """MJCF for a colored table, a tool on three slide joints, one slanted light and one steep camera.
 
-The shadow of the light tells the height that a steep camera alone hides.
+The light's shadow shows the height that a steep camera alone hides.
 """
 
 import math
@@ -21,7 +21,7 @@ BLOCK_DAMPING = 0.5  # N s/m, keeps a block that was hit from sliding off the ta
 
 
 def camera_xml(view_width: float, elevation: float = 80.0, distance: float = 2.0) -> str:
-    """A camera named "table" that sees `view_width` meters across the origin, tilted from above.
+    """A camera named "table" that covers `view_width` meters across the origin, tilted from above.
 
     Args:
       view_width: meters that fit into the picture at the height of the table.
@@ -96,7 +96,7 @@ def geom_id(model: mujoco.MjModel, name: str) -> int:
 
 
 def free_qpos(model: mujoco.MjModel, body: str) -> range:
-    """Where in `qpos` the pose (x y z, then quaternion) of a freely moving body lies."""
+    """Where in `qpos` the pose (x y z, then quaternion) of a freely moving body is."""
     joint = model.body_jntadr[mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, body)]
     start = int(model.jnt_qposadr[joint])
     return range(start, start + 7)

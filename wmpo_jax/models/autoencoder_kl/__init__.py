@@ -1,4 +1,4 @@
-"""Image autoencoder (diffusers AutoencoderKL): pixels <-> the latents the world model lives in."""
+"""Image autoencoder (diffusers AutoencoderKL): pixels <-> the world model's latents."""
 
 from wmpo_jax.models.autoencoder_kl.frames import (
     decode_frames,

@@ -28,10 +28,10 @@ class GroupNorm(nnx.Module):
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         x_BHWC = x_BHWC.astype(jnp.float32)
         mean_BC = self._share_in_group(x_BHWC.mean((1, 2)))
-        centerd_BHWC = x_BHWC - mean_BC[:, None, None]
-        var_BC = self._share_in_group(jnp.square(centerd_BHWC).mean((1, 2)))
-        gain_BC = self.scale[...] * jax.lax.rsqrt(var_BC + GROUP_NORM_EPSILON)
-        y_BHWC = centerd_BHWC * gain_BC[:, None, None] + self.bias[...]
+        centered_BHWC = x_BHWC - mean_BC[:, None, None]
+        var_BC = self._share_in_group(jnp.square(centered_BHWC).mean((1, 2)))
+        gain_BC = self.scale[...][None] * jax.lax.rsqrt(var_BC + GROUP_NORM_EPSILON)
+        y_BHWC = centered_BHWC * gain_BC[:, None, None] + self.bias[...][None, None, None]
         return y_BHWC.astype(self.dtype)
 
     def _share_in_group(self, x_BC: jax.Array) -> jax.Array:
@@ -174,11 +174,11 @@ class Upsample(nnx.Module):
         doubled = phases.reshape(batch, 2 * rows, 2 * columns, channels)
         bias = self.conv.bias
         assert bias is not None  # nnx.Conv would allow none
-        return doubled[:, 1:-1, 1:-1] + bias[...].astype(self.dtype)
+        return doubled[:, 1:-1, 1:-1] + bias[...].astype(self.dtype)[None, None, None]
 
     def _folded_kernel(self) -> jax.Array:
         """(3, 3, C, C) -> (2 x 2 low-resolution taps x C, 2 x 2 phases x C)."""
-        # fold[t, p] marks the kernel taps that meet low-resolution tap t at phase p.
+        # fold[t, p] marks the kernel taps that fall on low-resolution tap t at phase p.
         fold = jnp.array([[[1, 1, 0], [1, 0, 0]], [[0, 0, 1], [0, 1, 1]]], jnp.float32)
         kernel = jnp.einsum("tpi,uqj,ijcd->tucpqd", fold, fold, self.conv.kernel[...])
         return kernel.reshape(4 * kernel.shape[2], -1)

@@ -29,7 +29,7 @@ class AutoencoderKLConfig:
       layers_per_block: residual blocks per resolution of the encoder; the decoder has one more.
       latent_channels: C of the latent map.
       norm_num_groups: groups of each GroupNorm; must divide every entry of block_out_channels.
-      scaling_factor: latents are multiplied by it, so that the world model sees about unit scale.
+      scaling_factor: latents are multiplied by it, which gives about unit scale.
       mid_attention: self-attention between the two residual blocks of the mid blocks.
       patch_size: squares of this side become channels before the first convolution and pixels
         after the last; 1 in the released model. With 2 a tiny model has no layers at full

@@ -24,7 +24,7 @@ def rotary_table(config: STDiTConfig, start: int, length: int) -> tuple[jax.Arra
     half = config.head_dim // 2
     frequencies = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     positions = jnp.arange(start, start + length, dtype=jnp.float32)
-    phases = positions.astype(config.dtype)[:, None] * frequencies.astype(config.dtype)
+    phases = positions.astype(config.dtype)[:, None] * frequencies.astype(config.dtype)[None]
     phases = phases[:, None, None, :]
     return jnp.cos(phases), jnp.sin(phases)
 
@@ -35,7 +35,7 @@ def rotate(x_BTSHD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     The original rotates neighbors (0, 1), (2, 3), ...; `weights.py` reorders the channels of a
     head once instead, because halves are contiguous and neighbors are not.
     """
-    cos, sin = table
+    cos, sin = (part[None] for part in table)
     first, second = jnp.split(x_BTSHD, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
@@ -43,7 +43,7 @@ def rotate(x_BTSHD: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
 def rms_norm(x: jax.Array, weight: jax.Array) -> jax.Array:
     x32 = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + RMS_EPSILON)
-    return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)
+    return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)[None, None, None, None]
 
 
 class Attention(nnx.Module):
@@ -79,15 +79,15 @@ def _softmax(scores: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def spatial_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Every patch sees every patch of its own frame."""
+    """Every patch attends to every patch of its own frame."""
     scores = jnp.einsum("btqhd,btkhd->bthqk", q * q.shape[-1] ** -0.5, k)
     return jnp.einsum("bthqk,btkhd->btqhd", _softmax(scores, v.dtype), v)
 
 
 def temporal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Every patch sees its own past and present; the queries are the newest of the key frames."""
+    """Every patch attends to its past and present; queries are the newest of the key frames."""
     length, total = q.shape[1], k.shape[1]
-    past = jnp.arange(total) <= jnp.arange(total - length, total)[:, None]
+    past = jnp.arange(total)[None] <= jnp.arange(total - length, total)[:, None]
     scores = jnp.einsum("bqshd,bkshd->bshqk", q * q.shape[-1] ** -0.5, k)
-    scores = jnp.where(past, scores.astype(jnp.float32), -jnp.inf)
+    scores = jnp.where(past[None, None, None], scores.astype(jnp.float32), -jnp.inf)
     return jnp.einsum("bshqk,bkshd->bqshd", _softmax(scores, v.dtype), v)

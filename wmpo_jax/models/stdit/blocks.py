@@ -30,7 +30,7 @@ def timestep_features(timestep_B: jax.Array, dtype: jax.typing.DTypeLike) -> jax
     """[cos, sin] of t * 10000^(-i/128), (B, 256); t in 0..1000 is first rounded to `dtype`."""
     half = TIMESTEP_WIDTH // 2
     frequencies = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-    phases = timestep_B.astype(dtype).astype(jnp.float32)[:, None] * frequencies
+    phases = timestep_B.astype(dtype).astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=-1).astype(dtype)
 
 
@@ -39,7 +39,7 @@ def position_embedding(
 ) -> jax.Array:
     """Fixed sines and cosines of each token's place, (S, D), S = rows * columns in reading order.
 
-    The first half of the features tells the column, the second the row. Coordinates are stretched
+    The first half of the features encodes the column, the second the row. Coordinates are stretched
     as if the image were `input_square_px` wide and its token grid square.
     """
     quarter = config.hidden // 4
@@ -49,7 +49,7 @@ def position_embedding(
     base = round((rows * columns) ** 0.5)
 
     def axis(count: int) -> jax.Array:
-        phases = (jnp.arange(count) / scale * (base / count))[:, None] * inverse
+        phases = (jnp.arange(count) / scale * (base / count))[:, None] * inverse[None]
         return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
 
     shape = (rows, columns, config.hidden // 2)
@@ -62,9 +62,9 @@ def position_embedding(
 def layer_norm(x: jax.Array) -> jax.Array:
     """LayerNorm without parameters, computed in float32."""
     x32 = x.astype(jnp.float32)
-    centerd = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centerd), axis=-1, keepdims=True)
-    return (centerd * jax.lax.rsqrt(variance + NORM_EPSILON)).astype(x.dtype)
+    centered = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+    return (centered * jax.lax.rsqrt(variance + NORM_EPSILON)).astype(x.dtype)
 
 
 def modulated_norm(x_BTSD: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """The parameters of a block; `SpatialBlock` and `TemporalBlock` say how its tokens meet.
+    """The parameters of a block; its two subclasses define which tokens attend to which.
 
     Both compute x += gate * attention(modulated LN(x)), then x += gate * MLP(modulated LN(x)). The
     modulation (B, T, 6, D), either leading axis possibly 1, holds shift, scale and gate of the
@@ -110,7 +110,7 @@ class Block(nnx.Module):
 
     def parts(self, modulation_BT6D: jax.Array) -> list[jax.Array]:
         table_6D = self.scale_shift_table[...].astype(modulation_BT6D.dtype)
-        return jnp.split(modulation_BT6D + table_6D, 6, axis=-2)
+        return jnp.split(modulation_BT6D + table_6D[None, None], 6, axis=-2)
 
     def add_mlp(self, x_BTSD: jax.Array, parts: list[jax.Array]) -> jax.Array:
         *_, shift, scale, gate = parts
@@ -194,5 +194,5 @@ class FinalLayer(nnx.Module):
 
     def modulated_norm(self, x_BTSD: jax.Array, embedding_BTD: jax.Array) -> jax.Array:
         table_2D = self.scale_shift_table[...].astype(embedding_BTD.dtype)
-        shift, scale = jnp.split(embedding_BTD[..., None, :] + table_2D, 2, axis=-2)
+        shift, scale = jnp.split(embedding_BTD[..., None, :] + table_2D[None, None], 2, axis=-2)
         return modulated_norm(x_BTSD, shift, scale)

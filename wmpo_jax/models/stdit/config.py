@@ -69,7 +69,7 @@ class STDiTConfig:
 
     @classmethod
     def xl_2(cls) -> "STDiTConfig":
-        """STDiT3-XL/2 as WMPO released it: 0.91 B live parameters, 12 frames of 32x32x4 latents."""
+        """STDiT3-XL/2 as WMPO released it: 0.91 B used parameters, 12 frames of 32x32x4 latents."""
         return cls(
             in_channels=4,
             patch=(2, 2),

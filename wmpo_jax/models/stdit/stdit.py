@@ -92,7 +92,7 @@ class STDiT(nnx.Module):
     ) -> jax.Array:
         """Full forward under any mask (True = noisy frame, False = condition frame).
 
-        Returns (B, T, rows, columns, 2C), or C channels without `pred_sigma`. What it says about
+        Returns (B, T, rows, columns, 2C), or C channels without `pred_sigma`. Its values for
         condition frames is not meaningful.
         """
         spatial_BT6D, temporal_BT6D = self.modulations(timestep_B, actions_BKA, mask_BT)
@@ -144,7 +144,7 @@ class STDiT(nnx.Module):
         return self.timestep_mlp(timestep_features(timestep_B, self.config.dtype))
 
     def history_embedding(self) -> jax.Array:
-        """What condition frames are told in place of timestep and action, (1, 1, D)."""
+        """What condition frames get in place of timestep and action, (1, 1, D)."""
         return self.embed_timestep(jnp.array([HISTORY_TIMESTEP]))[:, None]
 
     def modulations(
@@ -178,7 +178,8 @@ class STDiT(nnx.Module):
         grid_h, grid_w = -(-h // rows), -(-w // columns)
         patches = latents.reshape(b, t, grid_h, rows, grid_w, columns, c).swapaxes(3, 4)
         tokens = self.patch_embed(patches.reshape(b, t, grid_h * grid_w, rows * columns * c))
-        return tokens + position_embedding(config, grid_h, grid_w, height_px, width_px)
+        positions_SD = position_embedding(config, grid_h, grid_w, height_px, width_px)
+        return tokens + positions_SD[None, None]
 
     def _run_pairs(
         self,

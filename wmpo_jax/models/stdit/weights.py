@@ -190,7 +190,7 @@ def load_original(model: STDiT, tensors: Mapping[str, np.ndarray]) -> Tensors:
 def to_original(state: nnx.State, config: STDiTConfig, unused: Mapping[str, np.ndarray]) -> Tensors:
     """The original state dict (float32, on the host) of parameters, or of their gradients.
 
-    `unused` is what `load_original` returned; for a model born here, zeros of `unused_shapes`.
+    `unused` is what `load_original` returned; for our own models, zeros of `unused_shapes`.
     """
     flat = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
     tensors = {}

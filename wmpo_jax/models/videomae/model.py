@@ -183,7 +183,8 @@ class VideoMAE(nnx.Module):
         kernel = self.projection.kernel[...].astype(config.dtype)
         patches = patches.astype(config.dtype)
         count = frames - config.tubelet_size + 1
-        tokens_BTPD = self.projection.bias[...].astype(config.dtype)  # pyright: ignore
+        bias_D = self.projection.bias[...].astype(config.dtype)  # pyright: ignore
+        tokens_BTPD = bias_D[None, None, None]
         for place, weight in enumerate(jnp.split(kernel, config.tubelet_size)):
             tokens_BTPD = tokens_BTPD + patches[:, place : place + count] @ weight
         return tokens_BTPD
@@ -198,7 +199,8 @@ class VideoMAE(nnx.Module):
         """Flattens (time, patch) to one token axis, time outermost, and adds the sine table."""
         batch, _, _, size = tubelets_BTPD.shape
         tokens_BSD = tubelets_BTPD.reshape(batch, -1, size)
-        return tokens_BSD + sine_positions(tokens_BSD.shape[1], size).astype(tokens_BSD.dtype)
+        positions_SD = sine_positions(tokens_BSD.shape[1], size).astype(tokens_BSD.dtype)
+        return tokens_BSD + positions_SD[None]
 
 
 def sine_positions(count: int, size: int) -> np.ndarray:

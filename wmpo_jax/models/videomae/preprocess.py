@@ -1,4 +1,4 @@
-"""Frames as the classifier sees them: Pillow's bilinear resize, center crop, normalization.
+"""Input frames of the classifier: Pillow's bilinear resize, center crop, normalization.
 
 The original resizes uint8 images with Pillow. The same integer arithmetic runs here on the device,
 so that pixels agree exactly and imagined frames never visit the host.
@@ -30,6 +30,7 @@ def preprocess(
     square = center_crop(resize_shortest_edge(frames_BTHWC, size), size)
     gain = np.float32(1.0) / (255.0 * np.asarray(std, np.float32))
     offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    gain, offset = (x.reshape(*[1] * (square.ndim - 1), -1) for x in (gain, offset))
     return square.astype(jnp.float32) * gain - offset
 
 
@@ -55,7 +56,7 @@ def _resize_axis(frames: jax.Array, size: int, *, axis: int) -> jax.Array:
     moved = jnp.moveaxis(frames, axis, -1).astype(jnp.int32)
     total = jnp.full((*moved.shape[:-1], size), 1 << (PILLOW_PRECISION_BITS - 1), jnp.int32)
     for tap in range(index.shape[1]):
-        total += moved[..., index[:, tap]] * weight[:, tap]
+        total += moved[..., index[:, tap]] * weight[:, tap].reshape(*[1] * (moved.ndim - 1), -1)
     pixels = jnp.clip(total >> PILLOW_PRECISION_BITS, 0, 255).astype(jnp.uint8)
     return jnp.moveaxis(pixels, -1, axis)
 
@@ -63,7 +64,7 @@ def _resize_axis(frames: jax.Array, size: int, *, axis: int) -> jax.Array:
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """Source pixels and fixed-point weights of every output pixel, both (new, taps).
 
-    A triangle filter, widened by the scale when shrinking, centerd on half-pixel positions.
+    A triangle filter, widened by the scale when shrinking, centered on half-pixel positions.
     """
     scale = old / new
     support = max(scale, 1.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-# Room for the text tokens of tokenizer_tiny.json (495 now); the action tokens follow behind.
+# Enough for the text tokens of tokenizer_tiny.json (495 now); the action tokens follow behind.
 TINY_TEXT_TOKENS = 512
 
 
@@ -73,7 +73,7 @@ class VLAConfig:
       stop_token: closes the sequence, behind the action slots.
       pad_token: fills prompts on the right; masked, so its embedding never matters.
       learned_slots: the action slots are learned vectors instead of the reference's zeros. A zero
-        vector asks nothing in the first layer, and a shallow decoder has no layer to spare.
+        vector makes an empty query in the first layer, which a shallow decoder cannot afford.
     """
 
     dino: ViTConfig

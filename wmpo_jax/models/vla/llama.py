@@ -1,7 +1,8 @@
-"""Llama with FULL bidirectional attention: every token sees every token that is not padding.
+"""Llama with FULL bidirectional attention: every token attends to all that are not padding.
 
-In the reference this comes from a patched `transformers` (dependencies/openvla-oft/pyproject.toml:50
-at 09f60b7: github.com/moojink/transformers-openvla-oft); there is no causal mask anywhere. Otherwise it is Llama-2: RMSNorm, half-split rotary positions, SwiGLU, no biases.
+In the reference this comes from a patched `transformers` (moojink/transformers-openvla-oft, named
+in dependencies/openvla-oft/pyproject.toml:50 at 09f60b7); no mask is causal. Otherwise it is
+Llama-2: RMSNorm, half-split rotary positions, SwiGLU, no biases.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,8 @@
 
 As OpenVLA-OFT is fine-tuned (reference at 09f60b7:
 dependencies/openvla-oft/vla-scripts/finetune.py:846-854): rank 32, alpha 16, on every linear layer
-of towers, projector and language model; A is Gaussian, B zero, so training starts from the policy as it is.
+of towers, projector and language model; A is Gaussian, B zero, so training starts from the policy
+as it is.
 
     add_lora(policy, rngs=nnx.Rngs(0))
     graphdef, adapters, frozen = nnx.split(policy, nnx.LoRAParam, ...)  # train `adapters` alone
@@ -60,7 +61,7 @@ def fold_lora(policy: VLA) -> None:
 
 
 def merge_lora(policy: VLA, pixels_BHWC: jax.Array, prompt_BL: jax.Array) -> float:
-    """`fold_lora`, and says what that does to the outputs.
+    """`fold_lora`, and returns how much that changes the outputs.
 
     Args:
       policy: with adapters.

@@ -5,7 +5,7 @@ verl/utils/vla_utils/openvla_oft/modeling_prismatic.py:461-486):
 
     [BOS] [P patches] [rest of the prompt] [K*A slots] [stop] [padding]
 
-In released policies the slots are ZERO vectors, told apart only by their positions. The scores of
+In released policies the slots are ZERO vectors that differ only in their positions. The scores of
 a slot are read one position earlier, so those of the first action stand on the last token of the
 prompt.
 """
@@ -97,10 +97,10 @@ class VLA(nnx.Module):
         return scores.astype(jnp.float32).reshape(shape)
 
     def embed_sequence(self, patches_BPD: jax.Array, prompt_BL: jax.Array) -> jax.Array:
-        """The sequence as it lies in memory: padding stays inside the prompt.
+        """The sequence in memory: padding stays inside the prompt.
 
         `positions` numbers the tokens as if the padding stood behind the stop token. Attention only
-        knows positions and mask, so nothing has to move.
+        gets positions and mask, so nothing has to move.
         """
         batch = patches_BPD.shape[0]
         prompt_BLD = self.llama.embed(prompt_BL)

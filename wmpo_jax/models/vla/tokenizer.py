@@ -1,4 +1,4 @@
-"""What the policy is told: the prompt around an instruction, as token ids."""
+"""The policy's text input: the prompt around an instruction, as token ids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def prompt_text(instruction: str) -> str:
 
 
 class PromptTokenizer:
-    """Any Hugging Face `tokenizer.json` that knows `<PAD>`; the default is the package's own.
+    """Any Hugging Face `tokenizer.json` that has `<PAD>`; the default is the package's own.
 
     Attributes:
       pad: id that fills short prompts on the right.

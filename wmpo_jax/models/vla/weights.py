@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 
 def name_table(config: VLAConfig) -> dict[str, Entry]:
-    """Original name -> where the array lives in ours, for every parameter that we have."""
+    """Original name -> where the array is in ours, for every parameter that we have."""
     table: dict[str, Entry] = {}
     table.update(_vit_entries("vision_backbone.featurizer", "dino", config.dino))
     table.update(_vit_entries("vision_backbone.fused_featurizer", "siglip", config.siglip))

@@ -64,7 +64,7 @@ class Cubes:
         return jnp.where(state.memory.closed, sucking, self._colors)
 
     def cubes(self, state: EnvState) -> tuple[jax.Array, jax.Array]:
-        """Positions [3] of the cube that the goal names first and of the other one."""
+        """Positions [3] of the cube that the instruction names first and of the other one."""
         pair = state.physics.geom_xpos[jnp.array(self.toys)]
         return pair[state.instruction_id], pair[1 - state.instruction_id]
 

@@ -16,8 +16,8 @@ VIEW = 0.60  # meters across the picture: a pixel of 32 is 1.9 cm
 TIP_RADIUS = 0.044
 PAD_RADIUS = 0.082
 PAD_HEIGHT = 0.02
-TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # the tip's center lies below this: pressed
-PAD_AREA = 0.15  # half the side of the square that pads lie in
+TOUCH = PAD_HEIGHT + TIP_RADIUS + 0.02  # below this height of the tip's center: pressed
+PAD_AREA = 0.15  # half the side of the square that contains the pads
 SPOUT = 0.02  # the expert's funnel: radius within which it presses,
 FUNNEL = 2.5  # and meters it climbs per meter outside
 GREEN = (0.15, 0.80, 0.20, 1.0)
@@ -84,7 +84,7 @@ def _mjcf(low: tuple[float, ...], high: tuple[float, ...]) -> str:
     </body>""",
         workspace=(low, high),
         # Stiff enough that a control step ends where its action says (within 2 %): what the motors
-        # had left undone would be a state that no picture shows and no world model can know.
+        # had left undone would be state that no frame shows and no world model can infer.
         options="""<option timestep="0.0125" integrator="implicitfast" gravity="0 0 0">
     <flag contact="disable" constraint="disable"/>
   </option>""",

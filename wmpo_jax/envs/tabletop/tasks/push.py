@@ -12,11 +12,11 @@ from wmpo_jax.envs.tabletop.hand import BareTip
 VIEW = 0.94  # meters across the picture
 TIP_RADIUS = 0.04
 HALF = 0.055  # half-side of a block
-ZONE_RADIUS = 0.12  # the block's center has to lie inside
+ZONE_RADIUS = 0.12  # the block's center has to be inside
 START_AREA = 0.24  # half the side of the square in which things start
 START_GAP = 0.24  # and their least distance, so that nothing starts solved
-CIRCLE = 0.16  # the expert's distance from a block that it walks around
-TURN = 0.8  # radians that it walks around it in a control step
+CIRCLE = 0.16  # the expert's distance from a block that it goes around
+TURN = 0.8  # radians around the block per control step
 BEHIND = 0.3  # radians off the line of push within which it pushes
 
 
@@ -62,7 +62,7 @@ class Push:
         return None
 
     def expert(self, state: EnvState, bias: float) -> jax.Array:
-        """Walk around the block until behind it, then push along the line to the zone."""
+        """Go around the block until behind it, then push along the line to the zone."""
         tool = state.physics.tool[:2]
         block, zone = self._ends(state)
         way = zone + bias * jnp.array(motion.BIAS_DIRECTION) - block

@@ -13,7 +13,7 @@ CLEAR = 0.03  # meters that the expert carries a cube above the other one
 
 
 class Stack(Cubes):
-    """Solved when the named cube lies on the other one and the cup has let go."""
+    """Solved when the named cube is on the other one and the cup has released it."""
 
     name = "stack"
     instructions = ("put the red block on the blue block", "put the blue block on the red block")
