@@ -1,5 +1,6 @@
 """The one supervised training loop: resume, step, show, save, stop on request."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +96,11 @@ def fit(
     if steps == 0 and checkpoints.latest_step() is None:
         save(checkpoints, 0, state)
     batches, losses = _batches(mesh, data, start), Mean()
-    with files.metrics(start) as writer, progress(steps, start, name) as bar:
+    with (
+        completed(checkpoints),
+        files.metrics(start) as writer,
+        progress(steps, start, name) as bar,
+    ):
         for step in range(start + 1, steps + 1):
             state, metrics = step_fn(state, next(batches), frozen)
             losses.add(metrics)
@@ -110,10 +115,17 @@ def fit(
             if saving:
                 save(checkpoints, step, state)
             if leaving:
-                checkpoints.wait()
                 raise preemption.stopped(name, step)
-    checkpoints.wait()
     return state
+
+
+@contextlib.contextmanager
+def completed(checkpoints: Checkpoints) -> Iterator[None]:
+    """However the block ends, the saves that it began are on disk afterwards."""
+    try:
+        yield
+    finally:
+        checkpoints.wait()
 
 
 class Mean:

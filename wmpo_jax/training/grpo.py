@@ -25,7 +25,7 @@ from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.mesh import fetch, spread_whole
 from wmpo_jax.runtime.progress import PhaseTimer, progress
-from wmpo_jax.training.fit import LoopFiles
+from wmpo_jax.training.fit import LoopFiles, completed
 from wmpo_jax.training.state import make_sharded, spread
 
 # (params, starts, key) -> Trajectory; one compiled program
@@ -129,7 +129,11 @@ def optimize(
         state = _join(*checkpoints.restore(*_split(state)))
     update = jitted_update(policy, config, mesh)
     timer, first = PhaseTimer(), int(state.iteration)
-    with files.metrics(first) as writer, progress(config.iterations, first, name) as bar:
+    with (
+        completed(checkpoints),
+        files.metrics(first) as writer,
+        progress(config.iterations, first, name) as bar,
+    ):
         for iteration in range(first + 1, config.iterations + 1):
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
             with timer("sample"):
@@ -153,9 +157,7 @@ def optimize(
             if iteration % config.checkpoint_every == 0 or leaving or last:
                 checkpoints.save(iteration, *_split(state))
             if leaving:
-                checkpoints.wait()
                 raise preemption.stopped(name, iteration)
-    checkpoints.wait()
     return state, joined(state.params, frozen)
 
 
