@@ -57,9 +57,9 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     devices = mesh.make_mesh(config)
     names = flags.stages.split(",") if flags.stages else ()
     stages.check(config, names)
-    workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
-    print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
-    with workdir.lock(), watch.collectives():
+    path = flags.workdir or f"runs/{config_name(flags.config)}"
+    with Workdir.open(path, config) as workdir, watch.collectives():
+        print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
         stages.run_all(config, workdir, devices, names)
 
 

@@ -23,8 +23,7 @@ from wmpo_jax.runtime.workdir import Workdir
 preemption.install()
 config = ConfigDict({"mesh": {"data": -1, "fsdp": 1, "tensor": 1}})
 mesh = make_mesh(config)
-workdir = Workdir(sys.argv[1], config)
-with workdir.lock():
+with Workdir.open(sys.argv[1], config) as workdir:
     batch = spread_part(mesh, np.full((2, 3), jax.process_index(), np.float32), 4)
     total = float(jax.jit(lambda x: x.sum(), out_shardings=replicate(mesh, 0.0).sharding)(batch))
     checkpoints = Checkpoints(workdir.checkpoints("sft"))
