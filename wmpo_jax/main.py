@@ -7,12 +7,13 @@ Exit status: 0 done, 2 the user can mend it, 75 stopped on request or because an
 """
 
 import argparse
+import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from wmpo_jax.runtime import environment
-from wmpo_jax.runtime.config import config_name, load_config
 from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
 
 
@@ -33,6 +34,15 @@ def main(argv: Sequence[str]) -> int:
     except HostLost as loss:
         print(f"wmpo_jax: {loss}", file=sys.stderr, flush=True)
         os._exit(75)  # an orderly exit would wait for the host that is gone
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        print(
+            f"wmpo_jax: {error.filename or 'A file'} could not be written ({error.strerror}): make "
+            "room or lift the limit, then the same command continues.",
+            file=sys.stderr,
+        )
+        return 2
     except Preempted as stop:
         print(f"wmpo_jax: {stop}", file=sys.stderr)
         return 75
@@ -44,6 +54,9 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     unknown = [flag for flag in rest if not flag.startswith("--config.")]
     if unknown:
         raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
+    # Imports wait until an interrupt is harmless.
+    from wmpo_jax.runtime.config import config_name, load_config
+
     config = load_config(flags.config, [flag.removeprefix("--config.") for flag in rest])
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
@@ -64,5 +77,6 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import; see preemption
     environment.restart_with_huge_pages()
     sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,10 @@
 """Metrics of one stage: JSON lines always, TensorBoard and others when asked for."""
 
+import contextlib
 import importlib.util
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,8 @@ class MetricWriter:
       writers: further sinks, as `metric_sinks.open_sinks` reads them. All show the same names.
 
     Raises:
-      UserError: TensorBoard is asked for and not installed, or a writer cannot be loaded.
+      UserError: TensorBoard is asked for and not installed, a writer cannot be loaded, or the disk
+        is full.
     """
 
     def __init__(
@@ -42,33 +44,34 @@ class MetricWriter:
         records = [r for r in read_metrics(path) if r["step"] <= resume_step] if resume_step else []
         # First of all, as this says plainly when the disk is full.
         atomic_write(path, "".join(json.dumps(r) + "\n" for r in records).encode())
-        self._file = path.open("a") if _is_main() else None
-        self._board = _open_board(directory / stage) if tensorboard and _is_main() else None
-        self._sinks = open_sinks(writers, directory, stage, resume_step) if _is_main() else []
+        with _writing(directory):
+            self._file = path.open("a") if _is_main() else None
+            self._board = _open_board(directory / stage) if tensorboard and _is_main() else None
+            self._sinks = open_sinks(writers, directory, stage, resume_step) if _is_main() else []
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Records scalars (Python numbers or 0-d arrays) of a step."""
         values = {f"{self._stage}/{k}": float(v) for k, v in jax.device_get(dict(scalars)).items()}
         if self._file is not None:
             record = {"step": step, "time": round(time.time(), 2), **values}
-            try:
+            with _writing(self._path):
                 self._file.write(json.dumps(record) + "\n")
                 self._file.flush()
-            except OSError as error:
-                raise UserError(f"{self._path} could not be written: {error.strerror}.") from error
-        if self._board is not None:
-            self._board.write_scalars(step, values)
-        for sink in self._sinks:
-            sink.write(step, values)
+        with _writing(self._path.parent):
+            if self._board is not None:
+                self._board.write_scalars(step, values)
+            for sink in self._sinks:
+                sink.write(step, values)
 
     def close(self) -> None:
         """Closes the files."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
-        for sink in self._sinks:
-            sink.close()
+        with _writing(self._path.parent):
+            if self._file is not None:
+                self._file.close()
+            if self._board is not None:
+                self._board.close()
+            for sink in self._sinks:
+                sink.close()
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +94,23 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         if not all(isinstance(value, int | float) for value in record.values()):
             raise UserError(f"{path} is damaged at line {number}: {advice}.")
     return records
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turns errors of the disk, also TensorFlow's about its event files, into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("tensorflow."):
+            raise
+        reason = (
+            getattr(error, "strerror", None) or str(error).partition("\n")[0].rpartition("; ")[2]
+        )
+        raise UserError(
+            f"Metrics could not be written to {place} ({reason}): make room or lift the limit on "
+            "file sizes, then the same command continues."
+        ) from error
 
 
 def _is_main() -> bool:
