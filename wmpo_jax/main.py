@@ -65,7 +65,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     from wmpo_jax.runtime.workdir import Workdir
 
     distributed.initialize(flags.cluster)
-    preemption.install()  # behind JAX's own handler of SIGTERM, which joining the hosts installs
+    preemption.install()  # joining the hosts comes first, as it has a handler of SIGTERM of its own
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
     names = flags.stages.split(",") if flags.stages else ()
