@@ -215,6 +215,27 @@ def test_no_npz(tmp_path: Path, content: bytes) -> None:
         files.load_arrays(path, "demos", ("frames",))
 
 
+def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
+    target = tmp_path / "imported" / "policy"
+    with files.new_folder(target) as folder:
+        (folder / "weights").write_text("first")
+        with pytest.raises(UserError, match="Another process is making"), files.new_folder(target):
+            pass
+        assert not target.exists()
+    assert (target / "weights").read_text() == "first"
+    assert list(target.parent.iterdir()) == [target]
+    with pytest.raises(UserError, match="exists already"), files.new_folder(target):
+        pass
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_that_was_not_made_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "half").touch()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     files.save_json(path, {"a": 1})

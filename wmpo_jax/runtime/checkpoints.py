@@ -215,7 +215,7 @@ def all_finite(leaves: list[Any]) -> bool:
         if isinstance(leaf, jax.Array):
             devices = tuple(d.id for d in leaf.sharding.device_set)
             programs.setdefault(frozenset(devices), []).append(leaf)
-    return all(bool(_all_finite(arrays)) for arrays in programs.values())
+    return all(bool(jax.device_get(_all_finite(arrays))) for arrays in programs.values())
 
 
 @jax.jit
