@@ -130,8 +130,9 @@ def load_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: run the stage that writes it first.") from error
     except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path} could not be read as JSON ({error}): replace it by an intact copy."
+            f"{path} could not be read as JSON ({reason}): replace it by an intact copy."
         ) from error
 
 

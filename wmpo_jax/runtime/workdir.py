@@ -177,7 +177,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}/config.json could not be read ({error}): {advice}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}/config.json could not be read ({reason}): {advice}.") from error
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path}/config.json holds no config: {advice}.")
     return config
