@@ -6,10 +6,14 @@ Exit status: 0 done, 2 the user can mend it, 75 stopped on request or because an
 (the same command continues).
 """
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during imports leaves no traceback; see runtime.preemption
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import errno
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -77,6 +81,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import; see preemption
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while Python starts again
     environment.restart_with_huge_pages()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sys.exit(main(sys.argv[1:]))
