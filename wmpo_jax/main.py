@@ -6,13 +6,18 @@ Exit status: 0 done, 2 the user can mend it, 75 stopped on request or because an
 (the same command continues).
 """
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during imports leaves no traceback; see runtime.preemption
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from wmpo_jax.runtime import environment
-from wmpo_jax.runtime.config import config_name, load_config
 from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
 
 
@@ -33,6 +38,15 @@ def main(argv: Sequence[str]) -> int:
     except HostLost as loss:
         print(f"wmpo_jax: {loss}", file=sys.stderr, flush=True)
         os._exit(75)  # an orderly exit would wait for the host that is gone
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        print(
+            f"wmpo_jax: {error.filename or 'A file'} could not be written ({error.strerror}): make "
+            "room or lift the limit, then the same command continues.",
+            file=sys.stderr,
+        )
+        return 2
     except Preempted as stop:
         print(f"wmpo_jax: {stop}", file=sys.stderr)
         return 75
@@ -44,6 +58,9 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     unknown = [flag for flag in rest if not flag.startswith("--config.")]
     if unknown:
         raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
+    # Imports wait until an interrupt is harmless.
+    from wmpo_jax.runtime.config import config_name, load_config
+
     config = load_config(flags.config, [flag.removeprefix("--config.") for flag in rest])
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
@@ -52,17 +69,19 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     from wmpo_jax.runtime.workdir import Workdir
 
     distributed.initialize(flags.cluster)
-    preemption.install()  # behind JAX's own handler of SIGTERM, which joining the hosts installs
+    preemption.install()  # joining the hosts comes first, as it has a handler of SIGTERM of its own
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
     names = flags.stages.split(",") if flags.stages else ()
     stages.check(config, names)
-    workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
-    print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
-    with workdir.lock(), watch.collectives():
+    path = flags.workdir or f"runs/{config_name(flags.config)}"
+    with Workdir.open(path, config) as workdir, watch.collectives():
+        print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
         stages.run_all(config, workdir, devices, names)
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while Python starts again
     environment.restart_with_huge_pages()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sys.exit(main(sys.argv[1:]))

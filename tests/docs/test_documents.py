@@ -33,6 +33,7 @@ ELSEWHERE = {
     "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
     "benchmarks/libero_pool.py": "not here: a measurement that takes a quiet machine",
     "benchmarks.two_hosts": "not here: two whole runs; test_two_hosts.py has small ones",
+    "benchmarks.faults": "not here: ten minutes of runs; tests/runtime has each kind",
     "benchmarks.libero_mjx": "not here: half an hour; test_fidelity.py has one short episode",
     "docs/screenshots.py": "not here: needs a Chromium",
     "bash launch/release.sh": "not here: needs the network and ten minutes",

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from wmpo_jax.runtime.files import save_record
+from wmpo_jax.runtime.workdir import LAYOUT
+
 STEPS = 300
 FRAMES = 12
 
@@ -26,8 +29,9 @@ def fake_workdir(path: Path) -> Path:
     config: dict[str, Any] = {"seed": 0, "task": "press", "sft": {"learning_rate": 1e-3}}
     config["oracle"] = {"min_gain": 0.2}
     write_json(path / "config.json", config)
+    write_json(path / "layout.json", {"version": LAYOUT})
     for stage, result in fake_results().items():
-        write_json(path / "stages" / f"{stage}.json", result)
+        save_record(path / "stages" / f"{stage}.json", result)
     write_metrics(path / "metrics", rng)
     write_lines(
         path / "ledger.jsonl",

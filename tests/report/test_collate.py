@@ -5,7 +5,8 @@ import pytest
 
 from wmpo_jax.report.collate import collate
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import save_arrays, save_json
+from wmpo_jax.runtime.files import save_arrays, save_json, save_record
+from wmpo_jax.runtime.workdir import LAYOUT
 
 TRUST = {
     "n": 4,
@@ -20,9 +21,10 @@ TRUST = {
 
 def finished_run(folder, seed):
     save_json(folder / "config.json", {"seed": seed, "task": "press"})
-    save_json(folder / "stages" / "evaluate.json", {"primary": "greedy", "seconds": 60.0})
+    save_json(folder / "layout.json", {"version": LAYOUT})
+    save_record(folder / "stages" / "evaluate.json", {"primary": "greedy", "seconds": 60.0})
     for stage in ("gates", "gates_after"):
-        save_json(folder / "stages" / f"{stage}.json", TRUST)
+        save_record(folder / "stages" / f"{stage}.json", TRUST)
     base, better = np.array([1, 0, 0, 0], bool), np.array([1, 1, 1, 0], bool)
     results = {"seeds": np.arange(4) + 10 * seed, "base_greedy": base, "base_sampled": base}
     results |= {"wmpo_greedy": better, "wmpo_sampled": base}

@@ -23,6 +23,8 @@ from wmpo_jax.report.record import minutes, read_curves, read_run, real_episodes
 from wmpo_jax.report.tables import gates, result_table
 from wmpo_jax.report.videos import read_clips, what_became
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.files import save_record
+from wmpo_jax.runtime.workdir import LAYOUT
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_plots_take_their_colors_from_the_page(page_text):
 
 
 def test_unfinished_run_says_what_is_missing(tmp_path):
-    write_json(tmp_path / "stages" / "sft.json", {"seconds": 60.0, "steps": 10})
+    save_record(tmp_path / "stages" / "sft.json", {"seconds": 60.0, "steps": 10})
     text = write_report(tmp_path).read_text()
     assert "Not evaluated yet" in text
     assert "Not run yet: demos, collect, autoencoder" in text
@@ -99,6 +101,7 @@ def test_missing_workdir_and_broken_files_are_the_users_to_mend(tmp_path):
 
 
 def test_names_from_the_run_cannot_break_the_page(tmp_path):
+    write_json(tmp_path / "layout.json", {"version": LAYOUT})
     write_json(tmp_path / "config.json", {"note": "<script>alert(1)</script>"})
     assert "<script" not in write_report(tmp_path).read_text()
 
@@ -110,7 +113,7 @@ def test_names_from_the_run_cannot_break_the_page(tmp_path):
 def test_verdict_follows_the_interval(tmp_path, low, high, verdict):
     evaluation = fake_results()["evaluate"]
     evaluation["paired"]["greedy"] |= {"low": low, "high": high}
-    write_json(tmp_path / "stages" / "evaluate.json", evaluation)
+    save_record(tmp_path / "stages" / "evaluate.json", evaluation)
     assert verdict in headline(read_run(tmp_path))["verdict"]
 
 
@@ -131,9 +134,9 @@ def test_result_table_counts_what_each_policy_cost(workdir):
 
 def test_grpo_on_rollouts_joins_the_table_but_not_the_headline(tmp_path):
     counts = {"successes": 590, "n": 1024}
-    write_json(tmp_path / "stages" / "evaluate.json", fake_results()["evaluate"])
+    save_record(tmp_path / "stages" / "evaluate.json", fake_results()["evaluate"])
     best = {"epochs": 2, "greedy": counts, "sampled": counts}
-    write_json(tmp_path / "stages" / "grpo_on_rollouts.json", {"seconds": 9.0, "best": best})
+    save_record(tmp_path / "stages" / "grpo_on_rollouts.json", {"seconds": 9.0, "best": best})
     record = read_run(tmp_path)
     assert "GRPO on the rollouts, greedy        57.6" in result_table(record).as_text()
     assert [bar["kind"] for bar in headline(record)["bars"] if bar["hero"]] == ["base", "wmpo"]

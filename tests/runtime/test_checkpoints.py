@@ -231,6 +231,31 @@ def test_a_damaged_checkpoint_makes_room_for_its_repetition(tmp_path: Path) -> N
     assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "15"]
 
 
+FULL = """
+import resource, sys
+import numpy as np
+from wmpo_jax.runtime.checkpoints import Checkpoints
+from wmpo_jax.runtime.errors import UserError
+tree = {"w": np.random.default_rng(0).normal(size=(300, 300))}
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, tree)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with Checkpoints(sys.argv[1]) as checkpoints:
+        checkpoints.save(2, tree)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "/2 could not be written (File too large): make room" in done.stdout
+    assert done.stderr == ""
+    assert Checkpoints(tmp_path).latest_step() == 1
+
+
 SAVER = """
 import sys
 import jax.numpy as jnp

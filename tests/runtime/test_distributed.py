@@ -23,8 +23,8 @@ from wmpo_jax.runtime.workdir import Workdir
 preemption.install()
 config = ConfigDict({"mesh": {"data": -1, "fsdp": 1, "tensor": 1}})
 mesh = make_mesh(config)
-workdir = Workdir(sys.argv[1], config)
-with workdir.lock():
+wait_a_moment = lambda: time.sleep(0.1)
+with Workdir.open(sys.argv[1], config) as workdir:
     batch = spread_part(mesh, np.full((2, 3), jax.process_index(), np.float32), 4)
     total = float(jax.jit(lambda x: x.sum(), out_shardings=replicate(mesh, 0.0).sharding)(batch))
     checkpoints = Checkpoints(workdir.checkpoints("sft"))
@@ -34,10 +34,10 @@ with workdir.lock():
     before = preemption.stop_requested()
     if jax.process_index() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
-    after = preemption.stop_requested()
+    stops = [wait_a_moment() or preemption.stop_requested() for _ in range(60)]
     workdir.ledger.append("collect", "rollouts", episodes=4)
     workdir.mark_done("sft", {"total": total})
-    print(jax.process_index(), total, before, after, workdir.result("sft"), flush=True)
+    print(jax.process_index(), total, before, stops.index(True), workdir.result("sft"), flush=True)
 """
 
 
@@ -63,9 +63,11 @@ def test_two_hosts(tmp_path: Path) -> None:
         )
         for index in range(2)
     ]
-    for index, host in enumerate(hosts):
-        out, err = host.communicate(timeout=120)
-        assert out.splitlines()[-1] == f"{index} 6.0 False True {{'total': 6.0}}", err[-3000:]
+    ends = [host.communicate(timeout=120) for host in hosts]
+    lines = [out.splitlines()[-1].split(maxsplit=4) if out else err for out, err in ends]
+    for index, (host, total, before, _, result) in enumerate(lines):
+        assert [host, total, before, result] == [str(index), "6.0", "False", "{'total': 6.0}"]
+    assert lines[0][3] == lines[1][3]  # both stop at the same call
 
 
 def test_half_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

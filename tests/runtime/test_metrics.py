@@ -70,3 +70,40 @@ def test_tensorboard_events_are_written(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=300)
     (events,) = (tmp_path / "sft").iterdir()
     assert b"sft/loss" in events.read_bytes()
+
+
+def test_a_torn_line_is_left_out_and_garbage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sft.jsonl"
+    whole = b'{"step": 1, "sft/loss": 0.5}\n{"step": 2, "sft/loss": NaN}\n'
+    for end in (b'{"step": 3, "s', b"\xff\n", b"[3]\n", b'{"loss": 1}\n'):
+        path.write_bytes(whole + end)
+        assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    for line in (b"garbage\n", b"\n", b"{}\n", b'{"step": 1, "sft/loss": "low"}\n'):
+        path.write_bytes(line + whole)
+        with pytest.raises(UserError, match=r"sft\.jsonl is damaged at line 1: delete this file"):
+            read_metrics(path)
+    path.unlink()  # the advice
+    assert read_metrics(path) == []
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.metrics import MetricWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    with MetricWriter(Path(sys.argv[1]), "sft") as writer:
+        for step in range(9):
+            writer.write(step, {"loss": 1.0})
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("Metrics could not be written to ") and not done.stderr
+    assert "(File too large): make room" in done.stdout
+    assert [record["step"] for record in read_metrics(tmp_path / "sft.jsonl")] == [0]

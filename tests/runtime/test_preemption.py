@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +21,7 @@ def handlers() -> Iterator[None]:
     preemption.install()
     yield
     preemption.install()  # clears the flag for the tests that follow
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -29,9 +33,27 @@ def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
     assert preemption.stop_requested()
 
 
-def test_the_second_interrupt_is_the_kernels() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+BUSY = """
+import hashlib
+from wmpo_jax.runtime import preemption
+preemption.install()
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C without the GIL, like an XLA program
+"""
+
+
+def test_a_second_interrupt_ends_a_busy_process() -> None:
+    """Also right after the first, when the main thread has not even seen that one."""
+    busy = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE)
+    assert busy.stdout is not None
+    busy.stdout.readline()
+    for _ in range(2):
+        time.sleep(1.0)  # two signals at once would be one to the kernel
+        busy.send_signal(signal.SIGINT)
+    try:
+        assert busy.wait(timeout=60) == 130
+    finally:
+        busy.kill()
 
 
 def test_what_the_user_reads() -> None:

@@ -65,10 +65,10 @@ def linear_fit(dataset: Path, workdir: Path, steps: int) -> np.ndarray:
 def test_a_stream_that_is_stopped_goes_on_with_the_same_batches(dataset, tmp_path, monkeypatch):
     expected = linear_fit(dataset, tmp_path / "whole", 12)
     asked = iter([False] * 4 + [True])
-    monkeypatch.setattr(preemption, "stop_requested", lambda step: next(asked))
+    monkeypatch.setattr(preemption, "stop_requested", lambda: next(asked))
     with pytest.raises(Preempted):
         linear_fit(dataset, tmp_path / "stopped", 12)
-    monkeypatch.setattr(preemption, "stop_requested", lambda step: False)
+    monkeypatch.setattr(preemption, "stop_requested", lambda: False)
     np.testing.assert_array_equal(linear_fit(dataset, tmp_path / "stopped", 12), expected)
 
 

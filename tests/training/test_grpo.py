@@ -120,10 +120,10 @@ def test_first_iteration_already_moves_the_policy(tmp_path):
 def test_stopped_run_continues_with_the_same_bits(tmp_path, monkeypatch):
     whole = learn(tmp_path / "whole")
     answers = iter([False, True])
-    monkeypatch.setattr(preemption, "stop_requested", lambda step: next(answers))
+    monkeypatch.setattr(preemption, "stop_requested", lambda: next(answers))
     with pytest.raises(Preempted):
         learn(tmp_path / "parts")
-    monkeypatch.setattr(preemption, "stop_requested", lambda step: False)
+    monkeypatch.setattr(preemption, "stop_requested", lambda: False)
     resumed = learn(tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 

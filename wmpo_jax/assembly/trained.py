@@ -23,7 +23,7 @@ from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
-from wmpo_jax.runtime.files import load_json
+from wmpo_jax.runtime.files import load_record
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.training import state
 
@@ -52,7 +52,7 @@ class TrainedRun:
     @cached_property
     def statistics(self) -> ActionStatistics:
         """Those of the demonstrations; every stage normalizes actions by them."""
-        return ActionStatistics.from_json(load_json(statistics_file(self.workdir)))
+        return ActionStatistics.from_json(load_record(statistics_file(self.workdir), "demos"))
 
     @cached_property
     def frozen_policy(self) -> Any:
@@ -98,8 +98,7 @@ class TrainedRun:
 
     def _params(self, stage: str, shapes: Any) -> Any:
         checkpoints = Checkpoints(self.workdir.checkpoints(stage))
-        ended = self.workdir.result(stage).get("step") if self.workdir.done(stage) else None
-        return checkpoints.restore_params(shapes, ended)
+        return checkpoints.restore_params(shapes, self.workdir.final_step(stage))
 
 
 def imagined_sampler(

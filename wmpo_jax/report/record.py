@@ -12,9 +12,9 @@ import numpy as np
 
 from wmpo_jax.runtime.config import flatten
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_arrays, load_json
+from wmpo_jax.runtime.files import load_arrays, load_json, load_record
 from wmpo_jax.runtime.metrics import read_metrics
-from wmpo_jax.runtime.workdir import Ledger
+from wmpo_jax.runtime.workdir import Ledger, read_config
 
 # In the order of the paper, with a description of each.
 CYCLE = {
@@ -94,8 +94,8 @@ def read_run(workdir: Path) -> RunRecord:
     logs = _in_order(workdir.glob("metrics/*.jsonl"))
     return RunRecord(
         name=workdir.resolve().name,
-        config=flatten(load_json(config)) if config.exists() else {},
-        stages={path.stem: load_json(path) for path in _in_order(workdir.glob("stages/*.json"))},
+        config=flatten(read_config(workdir)) if config.exists() else {},
+        stages={p.stem: load_record(p, p.stem) for p in _in_order(workdir.glob("stages/*.json"))},
         metrics={path.stem: read_curves(path) for path in logs},
         ledger=Ledger(workdir / "ledger.jsonl").read(),
         videos=sorted(workdir.glob("data/videos/*.npz")),

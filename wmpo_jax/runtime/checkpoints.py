@@ -6,6 +6,9 @@ its paths (`params/blocks/0/kernel`), so what is on disk does not depend on whic
 (nnx.State, optax states) held the leaves.
 """
 
+import logging
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +26,8 @@ from wmpo_jax.runtime.progress import warn
 
 _SHOWN = 12  # lines of a tree difference; a wrong preset differs in hundreds of places
 _ITEMS = ("params", "train_state")
+# Its threads log, traceback by traceback, the errors that it then raises.
+logging.getLogger("absl").addFilter(lambda r: "orbax" not in r.pathname or r.exc_info is None)
 
 
 class Checkpoints:
@@ -190,9 +195,11 @@ class Checkpoints:
         )
 
     def _unwritable(self, error: Exception) -> UserError:
+        number = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore ends its messages
+        reason = os.strerror(int(number[1])) if number else _first_line(error)
         return UserError(
             f"Checkpoint {self.directory / str(self._saving)} could not be written "
-            f"({_first_line(error)}): make room on the disk or lift the limit on file sizes, then "
+            f"({reason}): make room on the disk or lift the limit on file sizes, then "
             "the same command continues from the checkpoint before it."
         )
 
@@ -208,7 +215,7 @@ def all_finite(leaves: list[Any]) -> bool:
         if isinstance(leaf, jax.Array):
             devices = tuple(d.id for d in leaf.sharding.device_set)
             programs.setdefault(frozenset(devices), []).append(leaf)
-    return all(bool(_all_finite(arrays)) for arrays in programs.values())
+    return all(bool(jax.device_get(_all_finite(arrays))) for arrays in programs.values())
 
 
 @jax.jit

@@ -24,6 +24,9 @@ from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.training.fit import LoopFiles, Stream
 
+# What every file of episodes has; one without them is of an older version.
+EPISODE_ARRAYS = ("frames_BTHWC", "instruction_id_B", "success_B", "finish_step_B", "invalid_B")
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -102,7 +105,7 @@ class RunContext:
 
     def episodes(self, name: str, stage: str) -> dict:
         """Arrays of data/<name>/episodes.npz, which `stage` wrote."""
-        return load_arrays(self.workdir.data(name) / "episodes.npz", stage)
+        return load_arrays(self.workdir.data(name) / "episodes.npz", stage, EPISODE_ARRAYS)
 
     def loop_files(self, name: str) -> LoopFiles:
         """Where the training loop of stage `name` saves and logs."""

@@ -17,7 +17,7 @@ from wmpo_jax.envs.dynamics import collect, expert_actor
 from wmpo_jax.envs.protocol import Episodes, HostEnvironment
 from wmpo_jax.runtime.distributed import exchange
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import save_arrays, save_json
+from wmpo_jax.runtime.files import save_arrays, save_record
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.stages.context import RunContext
 
@@ -35,7 +35,7 @@ def run(context: RunContext) -> dict[str, Any]:
     labels_XA = np.asarray(demos.labels_BTA).reshape(-1, context.env.action_dim)
     own = networks.policy_statistics(config, context.env)
     statistics = own or ActionStatistics.from_actions(labels_XA)
-    save_json(statistics_file(context.workdir), statistics.to_json())
+    save_record(statistics_file(context.workdir), statistics.to_json())
     return {
         "demo_success": float(np.mean(demos.success_B)),
         "play_success": float(np.mean(play.success_B)),
@@ -55,7 +55,7 @@ def _adopt(context: RunContext, mixture: Mixture) -> dict[str, Any]:
             f"task {context.env.name} {context.env.action_dim}: leave config.task empty."
         )
     own = networks.policy_statistics(context.config, context.env)
-    save_json(statistics_file(context.workdir), (own or mixture.datasets[0].statistics).to_json())
+    save_record(statistics_file(context.workdir), (own or mixture.datasets[0].statistics).to_json())
     entries = [entry for dataset in mixture.datasets for entry in dataset.episodes]
     context.workdir.ledger.append(
         "demos",

@@ -77,11 +77,11 @@ def _section(context: RunContext) -> Any:
 
 
 def _rates(context: RunContext, outcome: dict[str, np.ndarray]) -> dict[str, Any]:
-    instruction_id_B = outcome["goal"]
+    instruction_id_B = outcome["instruction_id"]
     by_task = {
-        instruction: rate(outcome["success"][instruction_id_B == goal])
-        for goal, instruction in enumerate(context.env.instructions)
-        if (instruction_id_B == goal).any()
+        instruction: rate(outcome["success"][instruction_id_B == row])
+        for row, instruction in enumerate(context.env.instructions)
+        if (instruction_id_B == row).any()
     }
     return {
         "overall": rate(outcome["success"]),

@@ -76,11 +76,12 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
         if workdir.done(name):
             say(f"{name}: done before, skipped")
             continue
-        if preemption.stop_requested(0):
+        if preemption.stop_requested():
             raise preemption.stopped(name, 0)
         started = time.monotonic()
         result = STAGES[name](context)
-        workdir.mark_done(name, {"seconds": time.monotonic() - started, **result})
+        step = result.pop("step", None)
+        workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
     if REPORT in names:
         page.run(context)
 

@@ -104,7 +104,7 @@ def fit(
         for step in range(start + 1, steps + 1):
             state, metrics = step_fn(state, next(batches), frozen)
             losses.add(metrics)
-            leaving = preemption.stop_requested(step)
+            leaving = preemption.stop_requested()
             saving = step % save_every == 0 or step == steps or leaving
             if step % LOG_EVERY == 0 or saving:
                 means = losses.take()

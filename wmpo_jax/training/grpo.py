@@ -152,7 +152,7 @@ def optimize(
             writer.write(iteration, {**metrics, **timer.take()})
             bar.headline(success=metrics["success"])
             bar.advance()
-            leaving = preemption.stop_requested(iteration)
+            leaving = preemption.stop_requested()
             last = iteration == config.iterations
             if iteration % config.checkpoint_every == 0 or leaving or last:
                 checkpoints.save(iteration, *_split(state))
