@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from wmpo_jax.runtime import environment
 from wmpo_jax.runtime.config import config_name, load_config
 from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
+from wmpo_jax.runtime.paths import resolve
+from wmpo_jax.runtime.validation import check_paths
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,6 +47,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
     config = load_config(flags.config, [flag.removeprefix("--config.") for flag in rest])
+    check_paths(config)
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
     from wmpo_jax import stages
@@ -57,7 +60,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     devices = mesh.make_mesh(config)
     names = flags.stages.split(",") if flags.stages else ()
     stages.check(config, names)
-    workdir = Workdir(flags.workdir or f"runs/{config_name(flags.config)}", config)
+    workdir = Workdir(resolve(flags.workdir or f"runs/{config_name(flags.config)}"), config)
     print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
     with workdir.lock(), watch.collectives():
         stages.run_all(config, workdir, devices, names)
