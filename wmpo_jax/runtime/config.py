@@ -42,6 +42,15 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         `runtime.schema` does not allow.
     """
     config = _read_file(spec)
+    if overrides:
+        _override(config, overrides, spec)
+    config.lock()
+    validation.check(config.to_dict(), spec)
+    validation.expand_paths(config)
+    return config
+
+
+def _override(config: ConfigDict, overrides: Sequence[str], spec: str) -> None:
     known = _field_names(config)
     for override in overrides:
         _check_field(override, known, spec)
@@ -55,9 +64,6 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         flags.Error, TypeError, ValueError, SyntaxError, MemoryError, RecursionError
     ) as error:  # fmt: skip
         raise UserError(_why_refused(overrides, error)) from error
-    validation.check(config.to_dict(), spec)
-    validation.expand_paths(config)
-    return config
 
 
 def _read_file(spec: str) -> ConfigDict:

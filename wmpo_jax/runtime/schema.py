@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, Field, Strict, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, field_validator, model_validator
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (stages.seeds.BLOCK)
 RUN_SEEDS = 200  # stages.seeds.MAX_RUN_SEED
@@ -26,27 +26,34 @@ def _not_zero(size: int) -> int:
     return size
 
 
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"is {value}, but must be a number")
+    return value
+
+
 def _writers(names: str) -> str:
     for name in filter(None, map(str.strip, names.split(","))):
         if name != "csv" and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
-            raise ValueError(f"has {name!r}, but a metric writer is csv or module:Class")
+            raise ValueError(f"has {name[:60]!r}, but a metric writer is csv or module:Class")
     return names
 
 
 def _distinct(tasks: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(tasks)) < len(tasks):
-        raise ValueError(f"names a task twice in {tasks}: name each once")
+        raise ValueError(f"names a task twice: name each once")
     return tasks
 
 
+Number = Annotated[float, BeforeValidator(_no_bool)]
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]  # 0: as imported
 Interval = Annotated[int, Field(ge=1, le=1_000_000_000)]  # steps
 Starts = Annotated[int, Field(ge=1, le=MOST_STARTS)]
 Batch = Annotated[int, Field(ge=1, le=1_000_000)]
 Small = Annotated[int, Field(ge=1, le=1024)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]  # learning rates: all optimizers here are Adam's size
-Decay = Annotated[float, Field(ge=0, le=10)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Rate = Annotated[Number, Field(gt=0, le=1)]  # learning rates: all optimizers here are Adam's size
+Decay = Annotated[Number, Field(ge=0, le=10)]
 Axis = Annotated[int, Field(ge=-1, le=1_000_000), AfterValidator(_not_zero)]
 Horizon = Annotated[int, Field(ge=0, le=100_000)]  # actions; 0: the benchmark's own
 Optimizer = Literal["adamw", "muon"]
@@ -105,7 +112,7 @@ class Mimicgen(Section):
 
 class Demos(Section):
     episodes: Starts
-    bias: Annotated[float, Field(ge=-1, le=1)] = 0.0  # meters; the sign is a direction
+    bias: Annotated[Number, Field(ge=-1, le=1)] = 0.0  # meters; the sign is a direction
     noise: Share
 
 
@@ -133,10 +140,10 @@ class Networks(Section):
 
 class Policy(Section):
     bins: Annotated[int, Field(ge=2, le=32_000)]
-    temperature: Annotated[float, Field(gt=0, le=100)]
+    temperature: Annotated[Number, Field(gt=0, le=100)]
     prompt_tokens: Annotated[int, Field(ge=1, le=100_000)] = 32
     lora_rank: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: all of the policy is trained
-    lora_alpha: Annotated[float, Field(gt=0, le=10_000)] = 16.0
+    lora_alpha: Annotated[Number, Field(gt=0, le=10_000)] = 16.0
 
 
 class Sft(Section):
@@ -146,7 +153,7 @@ class Sft(Section):
     accumulate: Batch = 1
     learning_rate: Rate
     weight_decay: Decay
-    soft_label_sigma: Annotated[float, Field(ge=0, le=1000)]  # bins
+    soft_label_sigma: Annotated[Number, Field(ge=0, le=1000)]  # bins
     augment: bool = False
     checkpoint_every: Interval
 
@@ -180,9 +187,9 @@ class WorldModel(Section):
     weight_decay: Decay | None = None
     prediction: Literal["residual", "velocity"]
     history_noise: Share
-    timestep_shift: Annotated[float, Field(gt=0, le=1000)]
+    timestep_shift: Annotated[Number, Field(gt=0, le=1000)]
     self_forcing: Share
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)]
     sampling_steps: Annotated[int, Field(ge=1, le=1000)]
     checkpoint_every: Interval
 
@@ -190,8 +197,8 @@ class WorldModel(Section):
     def _related(self) -> Self:
         if self.hidden % (2 * self.heads):
             raise ValueError(
-                f"world_model.hidden = {self.hidden} does not divide into {self.heads} heads of an "
-                "even width: change hidden or heads"
+                f"world_model.hidden = {self.hidden} does not divide into world_model.heads = "
+                f"{self.heads} of an even width: change one of them"
             )
         if self.optimizer == "adamw" and self.weight_decay is None:
             raise ValueError(
@@ -208,7 +215,7 @@ class Reward(Section):
     batch_size: Batch
     accumulate: Batch = 1
     learning_rate: Rate
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    validation_fraction: Annotated[Number, Field(gt=0, lt=1)]
     checkpoint_every: Interval
 
 
@@ -231,8 +238,8 @@ class Improve(Section):
     micro_chunks: Annotated[int, Field(ge=0, le=10_000)] = 0  # 0: all of an episode's
     learning_rate: Rate
     clip_low: Share
-    clip_high: Annotated[float, Field(ge=0, le=100)]
-    grad_clip: Annotated[float, Field(gt=0, le=1e9)]
+    clip_high: Annotated[Number, Field(ge=0, le=100)]
+    grad_clip: Annotated[Number, Field(gt=0, le=1e9)]
     weight_decay: Decay
     require_mixed: bool
     checkpoint_every: Interval
@@ -262,7 +269,7 @@ class Improve(Section):
 class Oracle(Section):
     iterations: Steps
     groups: Starts
-    min_gain: Annotated[float, Field(ge=-1, le=1)]
+    min_gain: Annotated[Number, Field(ge=-1, le=1)]
 
 
 class GrpoOnRollouts(Section):
@@ -329,7 +336,7 @@ class Config(Section):
         for prefix, section in SIMULATORS.items():
             if self.task.startswith(prefix) and getattr(self, section) is None:
                 raise ValueError(
-                    f"task = {self.task} needs a section {section}: use a config that has one, "
+                    f"task = {self.task[:60]} needs a section {section}: use a config that has one, "
                     f"as configs/{'libero' if section == 'libero' else 'mimicgen_coffee'}.py"
                 )
         if not self.task and not (self.data and self.data.source):
