@@ -5,9 +5,13 @@ page can use it: calls must be JSON (browsers then ask for permission, which is 
 host that the server listens on, and come from a page that the server itself has sent.
 """
 
+import contextlib
 import json
+import math
+import socket
 import sys
 import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -59,7 +63,7 @@ class PlayServer(HTTPServer):
         self.turn = threading.Lock()
         self.only_local = host in LOOPBACK
         self._threads = ThreadPoolExecutor(CLIENTS, thread_name_prefix="play")
-        self._open: set[Any] = set()
+        self._deadlines: dict[Any, float] = {}  # of the open connections
         self._guard = threading.Lock()
         try:
             super().__init__((host, port), _Handler)
@@ -76,9 +80,25 @@ class PlayServer(HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Every connection to a thread of the pool; the socket is closed when it is done."""
-        with self._guard:
-            self._open.add(request)
+        self.be_patient(request)
         self._threads.submit(self._answer, request, client_address)
+
+    def expect(self, request: Any) -> None:
+        """The client has IDLE_SECONDS from now on to send the whole of its next request."""
+        with self._guard:
+            self._deadlines[request] = time.monotonic() + IDLE_SECONDS
+
+    def be_patient(self, request: Any) -> None:
+        """The client is the one that waits: for a thread, or for its answer."""
+        with self._guard:
+            self._deadlines[request] = math.inf
+
+    def service_actions(self) -> None:
+        """Hangs up on clients that are late, however evenly they send their few bytes."""
+        with self._guard:
+            late = [r for r, end in self._deadlines.items() if end < time.monotonic()]
+            for request in late:
+                _hang_up(request)
 
     def _answer(self, request: Any, client_address: Any) -> None:
         try:
@@ -87,20 +107,20 @@ class PlayServer(HTTPServer):
             self.handle_error(request, client_address)
         finally:
             with self._guard:
-                self._open.discard(request)
+                self._deadlines.pop(request, None)
             self.shutdown_request(request)
 
     def server_close(self) -> None:
         """Ends the threads, too, which wait for what their clients may still send."""
         super().server_close()
         with self._guard:
-            for request in self._open:
-                self.shutdown_request(request)
+            for request in self._deadlines:
+                _hang_up(request)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away is no error; others are shown with their traceback."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError | OSError):
+        if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
@@ -108,6 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: PlayServer
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
+
+    def handle_one_request(self) -> None:
+        self.server.expect(self.connection)
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -133,12 +157,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             arguments = () if name == "about" else (self._request(),)
+            self.server.be_patient(self.connection)
             with self.server.turn:
                 answer = getattr(self.server.driver, name)(*arguments)
             body = json.dumps(answer).encode()
         except UserError as error:
             self._fail(HTTPStatus.BAD_REQUEST, str(error))
-        except (ConnectionError, TimeoutError):
+        except OSError:
             raise  # of the client, while it sent its body
         except Exception:
             traceback.print_exc()
@@ -157,7 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
             return "A call names exactly one Host."
         if self.server.only_local and _host_name(hosts[0]) not in LOOPBACK:
             return "This page answers on 127.0.0.1 and localhost only."
-        if any(origin != f"http://{hosts[0]}" for origin in self.headers.get_all("Origin", [])):
+        origins = self.headers.get_all("Origin", [])
+        if any(origin.partition("://")[2].lower() != hosts[0].lower() for origin in origins):
             return "A call comes from the page of this server, not from another."
         return ""
 
@@ -196,6 +222,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Silent: a line per chunk would bury what the terminal should say."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wakes the thread that reads from it."""
+    with contextlib.suppress(OSError):  # the client was faster
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _host_name(host: str) -> str:

@@ -9,7 +9,14 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (stages.seeds.BLOCK)
 RUN_SEEDS = 200  # stages.seeds.MAX_RUN_SEED
@@ -41,7 +48,7 @@ def _writers(names: str) -> str:
 
 def _distinct(tasks: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(tasks)) < len(tasks):
-        raise ValueError(f"names a task twice: name each once")
+        raise ValueError("names a task twice: name each once")
     return tasks
 
 
@@ -336,7 +343,7 @@ class Config(Section):
         for prefix, section in SIMULATORS.items():
             if self.task.startswith(prefix) and getattr(self, section) is None:
                 raise ValueError(
-                    f"task = {self.task[:60]} needs a section {section}: use a config that has one, "
+                    f"task = {self.task[:60]} needs a section {section}: use a config with one, "
                     f"as configs/{'libero' if section == 'libero' else 'mimicgen_coffee'}.py"
                 )
         if not self.task and not (self.data and self.data.source):

@@ -146,7 +146,7 @@ def _wanted(place: list[str]) -> str:
 
 
 def describe(kind: Any, metadata: list[Any]) -> str:
-    """`a whole number, at least 0 and below 200`; the choices of an enumeration; items of tuples."""
+    """`a whole number, at least 0 and below 200`; the choices of an enumeration; tuples."""
     if get_origin(kind) is Literal:
         *most, last = [str(choice) for choice in get_args(kind)]
         return f"{', '.join(most)} or {last}" if most else last
