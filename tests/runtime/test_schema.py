@@ -252,6 +252,8 @@ MEANINGLESS = [
     ("configs/tiny.py", "grpo_on_rollouts.settings", "()", "each item a pair"),
     ("configs/libero.py:tiny", "libero.tasks", "(99,)", "at most 89"),
     ("configs/libero.py:tiny", "libero.tasks", "(1, 1)", "twice"),
+    ("configs/libero.py:tiny", "libero.tasks", "(10,)", "from 0 to 9"),
+    ("configs/libero.py:tiny", "evaluate.episodes", "512", "the 100 initial states"),
     ("configs/libero.py:tiny", "libero.wave", "0", "at least 1"),
     ("configs/libero.py", "networks.policy", "openvla_7B", "did you mean openvla_7b?"),
     ("configs/libero.py", "networks.dtype", "fp16", "float32 or bfloat16"),
@@ -278,6 +280,7 @@ def test_values_without_meaning(spec, field, value, says):
         ("configs/tiny.py", "improve.groups=5"),  # all of them in one minibatch of 80
         ("configs/tiny.py", "writers=csv, my.module:Sink"),
         ("configs/libero.py:tiny", "libero.tasks=()"),
+        ("configs/libero.py:tiny", "libero.tasks=(8,9)"),
         ("configs/libero.py", "improve.micro_chunks=0"),
         ("configs/libero.py:tiny", "seed=199"),
     ],

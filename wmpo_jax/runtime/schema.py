@@ -23,6 +23,7 @@ RUN_SEEDS = 200  # stages.seeds.MAX_RUN_SEED
 # What the presets of networks look back on; imported networks bring their own.
 PRESET_HISTORY = 4  # frames
 PRESET_WINDOW = 8  # frames
+STORED_STARTS = 50  # initial states that LIBERO stores for a task, and evaluates on
 # How the names of tasks begin whose simulators have a section of options.
 SIMULATORS = {"libero_": "libero", "mimicgen_": "mimicgen", "robosuite_": "mimicgen"}
 
@@ -348,6 +349,24 @@ class Config(Section):
                 )
         if not self.task and not (self.data and self.data.source):
             raise ValueError("task is empty: name one, or give a dataset as data.source")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_exist_and_have_enough_starts(self) -> Self:
+        if not (self.libero and self.task.startswith("libero_")):
+            return self
+        count, tasks = 90 if self.task == "libero_90" else 10, self.libero.tasks
+        if max(tasks, default=0) >= count:
+            raise ValueError(
+                f"libero.tasks names task {max(tasks)} and {self.task[:60]} has those from 0 to "
+                f"{count - 1}: name other ones"
+            )
+        starts = STORED_STARTS * (len(tasks) or count)
+        if self.evaluate.episodes > starts:
+            raise ValueError(
+                f"evaluate.episodes = {self.evaluate.episodes} is more than the {starts} initial "
+                "states that LIBERO stores for libero.tasks: lower it or add tasks"
+            )
         return self
 
     @model_validator(mode="after")
