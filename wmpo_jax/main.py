@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from wmpo_jax.runtime import environment
 from wmpo_jax.runtime.config import config_name, load_config
 from wmpo_jax.runtime.errors import HostLost, Preempted, UserError
-from wmpo_jax.runtime.paths import resolve
-from wmpo_jax.runtime.validation import check_paths
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,13 +45,14 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
     config = load_config(flags.config, [flag.removeprefix("--config.") for flag in rest])
-    check_paths(config)
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
     from wmpo_jax import stages
-    from wmpo_jax.runtime import distributed, mesh, preemption, watch
+    from wmpo_jax.runtime import distributed, mesh, preemption, validation, watch
+    from wmpo_jax.runtime.paths import resolve
     from wmpo_jax.runtime.workdir import Workdir
 
+    validation.check_paths(config)
     distributed.initialize(flags.cluster)
     preemption.install()  # behind JAX's own handler of SIGTERM, which joining the hosts installs
     distributed.check_same_config(config)

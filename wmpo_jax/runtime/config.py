@@ -117,7 +117,7 @@ def _why_it_failed(path: Path, variant: str, error: BaseException) -> str:
         return f"{path} has no variant {variant!r}: {error}."
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = f" line {frames[-1].lineno}" if frames else ""
-    reason = f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
+    reason = traceback.format_exception_only(error)[-1].strip()[:200]
     return f"{path}{line} failed with {reason}; correct the file."
 
 
