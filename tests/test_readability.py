@@ -16,7 +16,10 @@ READERS = [
 ]
 MAX_FUNCTION, MAX_FILE = 60, 500  # lines
 # Called by others under these names: http.server's handlers.
-CALLED_FROM_OUTSIDE = {"do_GET", "do_POST", "log_message", "handle_error"}
+CALLED_FROM_OUTSIDE = {
+    *("do_GET", "do_POST", "log_message", "handle_error"),
+    *("process_request", "service_actions"),
+}
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:

@@ -80,7 +80,7 @@ class PlayServer(HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Every connection to a thread of the pool; the socket is closed when it is done."""
-        self.be_patient(request)
+        self.no_deadline(request)
         self._threads.submit(self._answer, request, client_address)
 
     def expect(self, request: Any) -> None:
@@ -88,7 +88,7 @@ class PlayServer(HTTPServer):
         with self._guard:
             self._deadlines[request] = time.monotonic() + IDLE_SECONDS
 
-    def be_patient(self, request: Any) -> None:
+    def no_deadline(self, request: Any) -> None:
         """The client is the one that waits: for a thread, or for its answer."""
         with self._guard:
             self._deadlines[request] = math.inf
@@ -151,13 +151,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._call(name)
 
     def _call(self, name: str) -> None:
-        stranger = self._stranger()
-        if stranger:
-            self._fail(HTTPStatus.FORBIDDEN, stranger)
+        reason = self._not_ours()
+        if reason:
+            self._fail(HTTPStatus.FORBIDDEN, reason)
             return
         try:
             arguments = () if name == "about" else (self._request(),)
-            self.server.be_patient(self.connection)
+            self.server.no_deadline(self.connection)
             with self.server.turn:
                 answer = getattr(self.server.driver, name)(*arguments)
             body = json.dumps(answer).encode()
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(HTTPStatus.OK, body, "application/json")
 
-    def _stranger(self) -> str:
+    def _not_ours(self) -> str:
         """Why the call does not come from our own page; "" if it does.
 
         A program that is no browser sends no Origin, and may call.
