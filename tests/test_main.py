@@ -1,11 +1,11 @@
-"""The door answers with a sentence and an exit status."""
+"""main answers with a sentence and an exit status."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wmpo_jax import main as door
+from wmpo_jax import main as program
 from wmpo_jax import stages
 from wmpo_jax.runtime import environment, preemption
 from wmpo_jax.runtime.errors import Preempted, UserError
@@ -25,7 +25,7 @@ def answer(error: Exception | None, workdir: Path, monkeypatch: pytest.MonkeyPat
             raise error
 
     monkeypatch.setattr(stages, "run_all", run_all)
-    return door.main(
+    return program.main(
         ["--config=configs/tiny.py:smoke", f"--workdir={workdir}", "--stages=demos,sft"]
     )
 
@@ -51,7 +51,7 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    assert door.main(["--config=configs/tiny.py", "--stage=sft"]) == 2
+    assert program.main(["--config=configs/tiny.py", "--stage=sft"]) == 2
     assert "no flag --stage=sft" in capsys.readouterr().err
 
 
@@ -60,7 +60,12 @@ def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--config=configs/tiny.py", "--config.task=nope"], "set config.task to one of"),
         (["--config=configs/tiny.py", "--stages=sfd"], "no stage sfd"),
-        (["--config=configs/libero.py:smoke", "--config.libero.physics=warp"], "choose of c, mjx"),
+        (["--config=configs/tiny.py", "--config.policy.temperature=0"], "must be a number, above"),
+        (
+            ["--config=configs/libero.py", "--config.networks.weights.reward=no/such"],
+            "networks.weights.reward = no/such does not exist",
+        ),
+        (["--config=configs/libero.py:smoke", "--config.libero.physics=warp"], "must be c or mjx"),
         (
             ["--config=configs/libero.py:tiny", "--config.libero.physics=mjx"],
             "task 1 is not supported in MJX",
@@ -70,8 +75,8 @@ def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_leaves_no_workdir(
     flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would belong to the mistaken config, and refuse the mended one."""
+    """It would belong to the mistaken config, and refuse the corrected one."""
     workdir = tmp_path / "run"
-    assert door.main([*flags, f"--workdir={workdir}"]) == 2
+    assert program.main([*flags, f"--workdir={workdir}"]) == 2
     assert sentence in capsys.readouterr().err
     assert not workdir.exists()

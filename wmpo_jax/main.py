@@ -65,18 +65,21 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
     from wmpo_jax import stages
-    from wmpo_jax.runtime import distributed, mesh, preemption, watch
+    from wmpo_jax.runtime import distributed, mesh, preemption, validation, watch
+    from wmpo_jax.runtime.paths import resolve
     from wmpo_jax.runtime.workdir import Workdir
 
+    validation.check_paths(config)
     distributed.initialize(flags.cluster)
     preemption.install()  # joining the hosts comes first, as it has a handler of SIGTERM of its own
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
     names = flags.stages.split(",") if flags.stages else ()
     stages.check(config, names)
-    path = flags.workdir or f"runs/{config_name(flags.config)}"
+    path = resolve(flags.workdir or f"runs/{config_name(flags.config)}")
     with Workdir.open(path, config) as workdir, watch.collectives():
-        print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
+        print(f"{mesh.describe(devices)}
+workdir {workdir.path}", file=sys.stderr)
         stages.run_all(config, workdir, devices, names)
 
 

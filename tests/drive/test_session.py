@@ -80,6 +80,9 @@ def test_reset_gives_start_instruction_and_what_the_policies_did_there(session):
         {"role": "evaluation", "number": "0"},
         {"role": "demos", "number": -1},
         {"role": ["demos"], "number": 0},
+        {"role": "evaluation", "number": True},
+        {"role": "evaluation", "number": 1.0},
+        {"role": {}, "number": 0},
     ],
 )
 def test_unknown_starts_are_refused(session, request_):
@@ -88,7 +91,8 @@ def test_unknown_starts_are_refused(session, request_):
 
 
 @pytest.mark.parametrize(
-    "hand", [None, [0.0], [0.0, 0.0, 1.5], [float("nan"), 0.0, 0.0], ["0", "0", "0"], "000"]
+    "hand",
+    [None, [0.0], [0.0, 0.0, 1.5], [float("nan"), 0.0, 0.0], ["0", "0", "0"], "000", [True] * 3],
 )
 def test_what_is_no_action_is_refused_and_moves_nothing(session, hand):
     episode = opened(session)
@@ -109,3 +113,29 @@ def test_oldest_episode_is_forgotten_first(session, monkeypatch):
     assert chunk(session, newest)["steps"] == 4
     with pytest.raises(UserError, match="reset"):
         chunk(session, oldest)
+
+
+def test_everything_is_compiled_before_the_first_step(session):
+    """By hand as well as by a policy, from a fresh world and from one that has moved."""
+    seen = []
+    worlds = session._worlds
+    step_real = worlds.step_real
+    worlds.step_real = lambda side, actions: (
+        seen.append(float(actions[0, 0, 0])) or step_real(side, actions)
+    )
+    session.warm_up()
+    assert seen == [0.0, 0.0, 2.0, 2.0]
+    with pytest.raises(UserError, match="reset"):  # its episodes are gone
+        chunk(session, "1")
+
+
+def test_fifty_pages_keep_their_episodes(session):
+    episodes = [opened(session) for _ in range(50)]
+    assert all(chunk(session, episode)["steps"] == 4 for episode in episodes)
+
+
+def test_messages_repeat_little_of_what_was_sent(session):
+    for nonsense in ("x" * 9000, [[[[[[[[[[1]]]]]]]]]] * 500):
+        with pytest.raises(UserError) as refusal:
+            chunk(session, opened(session), hand=nonsense)
+        assert len(str(refusal.value)) < 300

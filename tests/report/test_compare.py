@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.fake_workdir import fake_workdir, write_json
 from tests.report.test_page import Balanced
-from wmpo_jax.report import compare
+from wmpo_jax.report import collate, compare
 from wmpo_jax.report.record import read_run
 from wmpo_jax.runtime.errors import UserError
 
@@ -77,3 +77,33 @@ def test_door(runs, tmp_path, capsys):
     assert "2 to 6 workdirs" in capsys.readouterr().err
     assert compare.main([target, str(runs[0]), str(tmp_path / "nowhere")]) == 2
     assert compare.main([]) == 2
+
+
+@pytest.mark.parametrize("program", [compare, collate])
+def test_a_folder_that_is_no_workdir_is_refused(program, runs, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert program.main([str(tmp_path / "page.html"), str(runs[0]), str(empty)]) == 2
+    assert "no workdir of a run" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [empty]
+
+
+@pytest.mark.parametrize("program", [compare, collate])
+@pytest.mark.parametrize("file", ["config", "stages/evaluate", "stages/gates", "stages/sft"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"seconds": null}', "3", "{", ""])
+def test_garbage_in_a_workdir_is_a_sentence(program, file, content, runs, tmp_path, capsys):
+    """Or a page, where the field that is missing is not shown."""
+    damaged = shutil.copytree(runs[0], tmp_path / "damaged")
+    config = json.loads((damaged / "config.json").read_text())
+    write_json(damaged / "config.json", config | {"seed": 5})
+    (damaged / f"{file}.json").write_text(content)
+    status = program.main([str(tmp_path / "out.html"), str(runs[0]), str(damaged)])
+    if status:
+        assert status == 2 and len(capsys.readouterr().err.splitlines()) == 1
+    assert (status == 0) == any(tmp_path.glob("out.*"))
+
+
+def test_paths_in_the_home_folder(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compare.main(["~/page.html", *map(str, runs[:2])]) == 0
+    assert (tmp_path / "page.html").exists()

@@ -8,16 +8,12 @@ from wmpo_jax.runtime.config import config_hash, config_name, flatten, load_conf
 from wmpo_jax.runtime.errors import UserError
 
 SOURCE = """
-from ml_collections import ConfigDict
+from configs import tiny
 
 def get_config(variant=""):
     if variant not in ("", "smoke"):
         raise ValueError("only smoke")
-    return ConfigDict({
-        "seed": 0, "shape": (1, 2),
-        "sft": {"steps": 10 if variant else 900, "learning_rate": 1e-3},
-        "improve": {"iterations": 12},
-    })
+    return tiny.get_config(variant)
 """
 
 
@@ -30,12 +26,13 @@ def spec(tmp_path: Path) -> str:
 
 def test_overrides_take_the_type_of_the_field(spec: str) -> None:
     config = load_config(
-        f"{spec}:smoke", ["improve.iterations=3", "sft.learning_rate=2", "shape=(3, 4)"]
+        f"{spec}:smoke",
+        ["improve.iterations=3", "sft.learning_rate=1", "grpo_on_rollouts.settings=((3, 0.5),)"],
     )
-    assert config.sft.steps == 10
+    assert config.sft.steps == 40
     assert config.improve.iterations == 3
-    assert config.sft.learning_rate == 2.0 and isinstance(config.sft.learning_rate, float)
-    assert config.shape == (3, 4)
+    assert config.sft.learning_rate == 1.0 and isinstance(config.sft.learning_rate, float)
+    assert config.grpo_on_rollouts.settings == ((3, 0.5),)
     assert config.is_locked
 
 
@@ -43,7 +40,10 @@ def test_overrides_take_the_type_of_the_field(spec: str) -> None:
     ("variant", "overrides", "message"),
     [
         ("", ["improve.iteration=3"], r"little.py has no field improve.iteration; .*iterations"),
-        ("", ["sft.steps=abc"], r"sft.steps=abc"),
+        ("", ["sft.steps=abc"], r"sft.steps=abc was refused: it must be a whole number"),
+        ("", ["gates.enforce=maybe"], r"it must be True or False"),
+        ("", ["grpo_on_rollouts.settings=(1,"], r"it must be a tuple"),
+        ("", ["sft=3"], r"no field sft;"),
         ("", ["sft.steps"], r"write --config.sft.steps=VALUE"),
         (":smok", [], r"no variant 'smok': only smoke"),
     ],
@@ -60,6 +60,11 @@ def test_mistakes(spec: str, variant: str, overrides: list[str], message: str) -
         ("def get_config(:", "line 1 is not valid Python"),
         ("x = 1", "no function get_config"),
         ("get_config = dict", "returned dict, not ConfigDict"),
+        ("import no_such_module", "line 1 failed with ModuleNotFoundError: No module named"),
+        ("def get_config():\n    return 1 / 0", "line 2 failed with ZeroDivisionError: division"),
+        ("def get_config():\n    raise ValueError", "line 2 failed with ValueError; correct"),
+        ("raise SystemExit(3)", "line 1 failed with SystemExit: 3; correct the file"),
+        ("x = {}['get_config']", "line 1 failed with KeyError"),
     ],
 )
 def test_a_file_that_is_no_config(tmp_path: Path, source: str | None, message: str) -> None:
@@ -77,16 +82,39 @@ def test_an_installed_package_brings_its_configs(
     (package / "configs").mkdir(parents=True)
     empty.mkdir()
     (package / "configs" / "little.py").write_text(SOURCE)
-    monkeypatch.setattr("wmpo_jax.runtime.config.PACKAGE", package)
+    monkeypatch.setattr("wmpo_jax.runtime.config.HOMES", (package,))
     monkeypatch.chdir(empty)
-    assert load_config("configs/little.py:smoke").sft.steps == 10
+    assert load_config("configs/little.py:smoke").sft.steps == 40
+
+
+def test_configs_are_found_and_listed_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of MimicGen import their neighbors."""
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/mimicgen_coffee.py:lora").task == "mimicgen_coffee"
+    with pytest.raises(UserError, match=r"choose one of: .*tiny\.py\."):
+        load_config("configs/tny.py")
+    monkeypatch.setattr("wmpo_jax.runtime.config.HOMES", ())
+    with pytest.raises(UserError, match=r"no config file configs/tny.py; give the path"):
+        load_config("configs/tny.py")
+
+
+def test_a_config_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(SOURCE)
+    assert load_config("~/mine.py:smoke").sft.steps == 40
+    with pytest.raises(UserError, match="leads nowhere"):
+        load_config("~no_such_user/mine.py")
 
 
 def test_hash_follows_the_values(spec: str) -> None:
     config = load_config(spec)
     assert config_hash(config) == config_hash(load_config(spec))
     assert config_hash(config) != config_hash(load_config(spec, ["seed=1"]))
-    assert flatten(config)["shape"] == [1, 2]
+    assert flatten(config)["grpo_on_rollouts.settings"][0] == [4, 1e-3]
 
 
 def test_name_of_a_run() -> None:

@@ -84,3 +84,40 @@ def test_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES is 'two'"):
         distributed.initialize(cluster=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "processes", "index", "says"),
+    [
+        ("localhost:1", "2", "5", "JAX_PROCESS_ID is 5 and JAX_NUM_PROCESSES 2"),
+        ("localhost:1", "2", "2", "from 0 to one less"),
+        ("localhost:1", "0", "0", "from 0 to one less"),
+        ("localhost:1", "2", "-1", "JAX_PROCESS_ID is '-1'"),
+        ("localhost:1", "2", "9" * 5000, "set it to a whole number"),
+        ("localhost", "2", "0", "set it to host:port"),
+        ("localhost:http", "2", "0", "set it to host:port"),
+        ("localhost:99999", "2", "0", "set it to host:port"),
+        ("", "2", "0", "set it to host:port"),
+    ],
+)
+def test_variables_that_make_no_sense(
+    address: str, processes: str, index: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", processes)
+    monkeypatch.setenv("JAX_PROCESS_ID", index)
+    with pytest.raises(UserError, match=says):
+        distributed.initialize(cluster=False)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("coordinator_address should be defined."), KeyError("SLURM_NODEID")]
+)
+def test_no_cluster(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialize(**arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(distributed.watch, "before_abort", lambda action: None)
+    with pytest.raises(UserError, match="--cluster finds no TPU pod, Slurm job"):
+        distributed.initialize(cluster=True)

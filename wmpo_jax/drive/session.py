@@ -1,6 +1,6 @@
 """Episodes that are being driven: resets, chunks and what the page shows of them.
 
-Everything that comes in is a parsed JSON value from a stranger; everything that goes out is JSON.
+Everything that comes in is a parsed JSON value that anyone may have sent; what goes out is JSON.
 """
 
 import base64
@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from reprlib import repr  # shortens: what comes in may be long, and deep
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from wmpo_jax.drive.worlds import Side, Turn, Worlds
 from wmpo_jax.runtime.errors import UserError
 
 HAND, SAME = "hand", "same"
-MAX_EPISODES = 16  # open at a time, one per browser tab; the oldest is forgotten
+MAX_EPISODES = 64  # open at a time, one per browser tab; the oldest is forgotten
 
 
 @dataclass
@@ -56,13 +57,19 @@ class Session:
         }
 
     def warm_up(self) -> None:
-        """Compiles everything by driving one chunk with each policy."""
+        """Compiles everything: two chunks by hand and two with each policy.
+
+        Programs are compiled for what they are given: actions by hand and a policy's, a world that
+        was just reset and one that has moved.
+        """
         role = next(iter(self._starts))
-        for driver in self._worlds.policies:
+        hand = [0.0] * self._worlds.env.action_dim
+        for driver in (HAND, *self._worlds.policies):
             episode = self.reset({"role": role, "number": 0})["episode"]
-            hand = [0.0] * self._worlds.env.action_dim
             call = {"episode": episode, "real": driver, "imagined": driver, "hand": hand}
             self.step(call)
+            self.step(call)
+        self._episodes.clear()
 
     def reset(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Opens an episode.
@@ -73,11 +80,12 @@ class Session:
         Raises:
           UserError: no such start.
         """
-        stored = self._starts.get(str(request.get("role")))
-        number = request.get("number")
-        if stored is None or not isinstance(number, int) or not 0 <= number < len(stored.seeds):
+        role, number = request.get("role"), request.get("number")
+        stored = self._starts.get(role) if isinstance(role, str) else None
+        # type: True is an int, too.
+        if stored is None or type(number) is not int or not 0 <= number < len(stored.seeds):
             sizes = ", ".join(f"{role} 0-{len(s.seeds) - 1}" for role, s in self._starts.items())
-            raise UserError(f"There is no start {number} of {request.get('role')}: take {sizes}.")
+            raise UserError(f"There is no start {repr(number)} of {repr(role)}: take {sizes}.")
         seed = int(stored.seeds[number])
         real, imagined = self._worlds.start(seed)
         self._opened += 1
@@ -85,11 +93,11 @@ class Session:
         self._episodes[episode] = Episode(real, imagined)
         while len(self._episodes) > MAX_EPISODES:
             self._episodes.popitem(last=False)
-        goal = int(real.observation.instruction_id_B[0])
+        instruction_id = int(real.observation.instruction_id_B[0])
         return {
             "episode": episode,
             "seed": seed,
-            "instruction": self._worlds.env.instructions[goal],
+            "instruction": self._worlds.env.instructions[instruction_id],
             "frame": _png(np.asarray(real.observation.frame_BHWC[0])),
             "outcomes": {name: bool(found[number]) for name, found in stored.outcomes.items()},
         }
@@ -105,21 +113,22 @@ class Session:
         Raises:
           UserError: an unknown episode or driver, or numbers that are not an action.
         """
-        episode = self._episodes.get(str(request.get("episode")))
+        name = request.get("episode")
+        episode = self._episodes.get(name) if isinstance(name, str) else None
         if episode is None:
             raise UserError("This episode is no longer open: reset.")
         drivers = request.get("real"), request.get("imagined")
         for driver, others in zip(drivers, ((HAND,), (HAND, SAME)), strict=True):
             if driver not in (*others, *self._worlds.policies):
-                raise UserError(f"Nobody called {driver} can drive here.")
+                raise UserError(f"Nobody called {repr(driver)} can drive here.")
         hand_BKA = self._worlds.normalize(self._action(request.get("hand")))
-        acted_BKA, dreamt_BKA, policy_ms = self._choose(episode, drivers, hand_BKA)
+        acted_BKA, imagined_BKA, policy_ms = self._choose(episode, drivers, hand_BKA)
         key = jax.random.fold_in(jax.random.key(1), episode.chunks)
         (episode.real, real), real_ms = _timed(
             lambda: self._worlds.step_real(episode.real, acted_BKA)
         )
         (episode.imagined, imagined), imagined_ms = _timed(
-            lambda: self._worlds.step_imagined(episode.imagined, dreamt_BKA, key)
+            lambda: self._worlds.step_imagined(episode.imagined, imagined_BKA, key)
         )
         episode.chunks += 1
         return {
@@ -133,10 +142,10 @@ class Session:
     def _action(self, values: Any) -> jax.Array:
         size = self._worlds.env.action_dim
         numbers = isinstance(values, list) and all(
-            isinstance(value, int | float) and abs(value) <= 1 for value in values
+            type(value) in (int, float) and abs(value) <= 1 for value in values
         )
         if not numbers or len(values) != size:
-            raise UserError(f"An action is {size} numbers from -1 to 1, not {values}.")
+            raise UserError(f"An action is {size} numbers from -1 to 1, not {repr(values)}.")
         return jnp.asarray(values, jnp.float32)
 
     def _choose(
@@ -151,8 +160,8 @@ class Session:
             acted = chosen(drivers[0], episode.real)
             return acted, acted if drivers[1] == SAME else chosen(drivers[1], episode.imagined)
 
-        (acted_BKA, dreamt_BKA), milliseconds = _timed(both)
-        return acted_BKA, dreamt_BKA, milliseconds
+        (acted_BKA, imagined_BKA), milliseconds = _timed(both)
+        return acted_BKA, imagined_BKA, milliseconds
 
 
 def rms_error(real: Turn, imagined: Turn) -> np.ndarray:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from wmpo_jax.report.intervals import Interval, over_seeds, wilson
-from wmpo_jax.report.record import RunRecord, read_run
+from wmpo_jax.report.record import RunRecord, read_run, understood
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write, load_arrays
+from wmpo_jax.runtime.paths import resolve
 
 MODES = ("greedy", "sampled")
 # Columns about imagination -> names in the results of stages gates and gates_after.
@@ -34,18 +35,20 @@ def collate(target: Path, workdirs: Sequence[Path]) -> None:
     Raises:
       UserError: a workdir is missing or not evaluated, or two of them have the same seed.
     """
-    records = [read_run(workdir) for workdir in workdirs]
-    for record in records:
-        if "evaluate" not in record.stages:
-            raise UserError(
-                f"The run {record.name} has not been evaluated: run its stage evaluate."
-            )
-    seeds = [record.config["seed"] for record in records]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"The runs have the seeds {seeds}: give runs of different config.seed.")
-    outcomes = [_outcomes(workdir) for workdir in workdirs]
-    atomic_write(target.with_suffix(".csv"), _rows(seeds, outcomes).encode())
-    atomic_write(target.with_suffix(".md"), _page(target, records, outcomes).encode())
+    with understood(workdirs):
+        records = [read_run(workdir) for workdir in workdirs]
+        for record in records:
+            if "evaluate" not in record.stages:
+                raise UserError(
+                    f"The run {record.name} has not been evaluated: run its stage evaluate."
+                )
+        seeds = [record.config["seed"] for record in records]
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"The runs have the seeds {seeds}: give runs of different config.seed.")
+        outcomes = [_outcomes(workdir) for workdir in workdirs]
+        rows, page = _rows(seeds, outcomes), _page(target, records, outcomes)
+    atomic_write(target.with_suffix(".csv"), rows.encode())
+    atomic_write(target.with_suffix(".md"), page.encode())
 
 
 def _outcomes(workdir: Path) -> dict[str, np.ndarray]:
@@ -157,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        collate(Path(argv[0]), [Path(workdir) for workdir in argv[1:]])
+        collate(resolve(argv[0]), [resolve(workdir) for workdir in argv[1:]])
     except UserError as error:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,18 @@ from markupsafe import Markup
 
 from wmpo_jax.report import plots, tables
 from wmpo_jax.report.page import template
-from wmpo_jax.report.record import RunRecord, comparisons, minutes, read_run, real_episodes
+from wmpo_jax.report.record import (
+    RunRecord,
+    comparisons,
+    minutes,
+    read_run,
+    real_episodes,
+    understood,
+)
 from wmpo_jax.report.tables import Table, number, percent
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write
+from wmpo_jax.runtime.paths import resolve
 
 MAX_RUNS = len(plots.RUN_COLOURS)
 
@@ -28,8 +36,10 @@ def write_comparison(target: Path, workdirs: Sequence[Path]) -> None:
     """
     if not 2 <= len(workdirs) <= MAX_RUNS:
         raise UserError(f"A comparison takes 2 to {MAX_RUNS} workdirs, not {len(workdirs)}.")
-    records = named_apart([read_run(workdir) for workdir in workdirs], workdirs)
-    atomic_write(target, render(records).encode())
+    with understood(workdirs):
+        records = named_apart([read_run(workdir) for workdir in workdirs], workdirs)
+        page = render(records)
+    atomic_write(target, page.encode())
 
 
 def named_apart(records: Sequence[RunRecord], workdirs: Sequence[Path]) -> dict[str, RunRecord]:
@@ -126,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        write_comparison(Path(argv[0]), [Path(workdir) for workdir in argv[1:]])
+        write_comparison(resolve(argv[0]), [resolve(workdir) for workdir in argv[1:]])
     except UserError as error:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2

@@ -3,7 +3,8 @@
 The rest of the report takes a `RunRecord`, so that a page about several runs can take several.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,27 @@ def read_run(workdir: Path) -> RunRecord:
         outcomes=load_arrays(outcomes, "evaluate") if outcomes.exists() else {},
         environment=load_json(environment) if environment.exists() else {},
     )
+
+
+@contextlib.contextmanager
+def understood(workdirs: Sequence[Path]) -> Iterator[None]:
+    """For reading and drawing what the stages of several `workdirs` have left.
+
+    Raises:
+      UserError: a folder is no workdir; or instead of what Python raises where a field is missing
+        or of another kind.
+    """
+    for workdir in workdirs:
+        if not (workdir / "config.json").is_file():
+            raise UserError(f"{workdir} is no workdir of a run: it has no config.json.")
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The results in {', '.join(map(str, workdirs))} cannot be read "
+            f"({type(error).__name__}: {str(error)[:200]}): a stage is missing, or a file is "
+            "damaged or of another version; repeat the stages that are concerned."
+        ) from error
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:

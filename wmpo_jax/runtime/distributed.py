@@ -30,27 +30,40 @@ def initialize(cluster: bool) -> None:
         this is a single host when none of them is.
 
     Raises:
-      UserError: some of the three variables are set and others are not, or the coordinator does
-        not answer within JOIN_SECONDS.
+      UserError: some of the three variables are set and others are not, they make no sense, this
+        is no cluster that JAX knows, or the coordinator does not answer within JOIN_SECONDS.
     """
     values = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if cluster:
         _join()
     elif len(values) == len(_VARIABLES):
-        address, processes, index = (values[name] for name in _VARIABLES)
-        _join(
-            coordinator_address=address,
-            num_processes=_whole("JAX_NUM_PROCESSES", processes),
-            process_id=_whole("JAX_PROCESS_ID", index),
-        )
+        _join(**_given(*(values[name] for name in _VARIABLES)))
     elif values:
         missing = [name for name in _VARIABLES if name not in values]
         raise UserError(f"{' and '.join(values)} is set but {' and '.join(missing)} is not.")
 
 
+def _given(address: str, processes: str, index: str) -> dict[str, str | int]:
+    """The three variables as arguments of `jax.distributed.initialize`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port[:6]) not in range(1, 65_536):
+        raise UserError(
+            f"The variable JAX_COORDINATOR_ADDRESS is {address!r}: set it to host:port of process "
+            "0, such as 10.0.0.1:1234."
+        )
+    count = _whole("JAX_NUM_PROCESSES", processes)
+    own = _whole("JAX_PROCESS_ID", index)
+    if own >= count:
+        raise UserError(
+            f"JAX_PROCESS_ID is {own} and JAX_NUM_PROCESSES {count}: number the processes from 0 "
+            "to one less than their count."
+        )
+    return {"coordinator_address": address, "num_processes": count, "process_id": own}
+
+
 def _whole(name: str, value: str) -> int:
-    if not value.isdecimal():
-        raise UserError(f"The variable {name} is {value!r}: set it to a whole number.")
+    if not value.isdecimal() or len(value) > 9:
+        raise UserError(f"The variable {name} is {value[:20]!r}: set it to a whole number.")
     return int(value)
 
 
@@ -69,9 +82,22 @@ def _join(**where: str | int) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
+    except (
+        ValueError,
+        LookupError,
+    ) as error:  # before any host is asked: JAX does not know where it is
+        raise UserError(
+            f"--cluster finds no TPU pod, Slurm job or other cluster here ({_first(error)}): leave "
+            f"it out on a single host, or set {', '.join(_VARIABLES)}."
+        ) from error
     except RuntimeError as error:
-        raise UserError(f"{failure} JAX says: {str(error).splitlines()[0][:120]}") from error
+        raise UserError(f"{failure} JAX says: {_first(error)}") from error
     watch.start()
+
+
+def _first(error: Exception) -> str:
+    """The first line of its message."""
+    return str(error).partition("\n")[0][:120].rstrip(".")
 
 
 def exchange(folder: Path, part: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from wmpo_jax.runtime.paths import cache_folder
+
 # Reported for MJX on XLA:CPU: with the default fusion emitters one kinematics call of the LIBERO
 # arm takes a second instead of two milliseconds. The tabletop tasks cost the same either way.
 _MJX_ON_CPU = "--xla_cpu_use_fusion_emitters=false"
@@ -34,7 +36,7 @@ def prepare(cpu_devices: int = 1) -> None:
     theirs = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in flags if flag.partition("=")[0] not in theirs]
     os.environ["XLA_FLAGS"] = " ".join([*missing, theirs]).strip()
-    cache = Path("~/.cache/wmpo_jax/xla").expanduser()
+    cache = cache_folder("xla")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Small programs too: a tiny run compiles hundreds of them.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
