@@ -33,7 +33,7 @@ from wmpo_jax.runtime.progress import progress
 
 ON_BAD = ("refuse", "skip")
 VERIFY = ("all", "ends", "none")
-BLOCK = 64  # frames decoded at once while verifying
+BLOCK = 8  # frames at once while verifying, as in a window: seeking has faults of its own
 CACHE_VERSION = 1  # of the look; another one is not read
 
 

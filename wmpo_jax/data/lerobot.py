@@ -10,6 +10,7 @@ of a video the nearest frame) and its instruction (`task_index`).
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class LeRobotSource:
         wanted = (action, *(c for c in (*ORDER, "task_index", *RESULTS) if c in there))
         rows, table = self._tables.episode(file, number, wanted)
         length = self._episodes.whole(index, "length")
-        if len(rows) != length:
+        if len(rows) != length or not length:
             raise BadEpisode(
                 f"{file.relative_to(self._path)} holds {len(rows)} of the {length} steps of "
                 f"episode {number}"
@@ -193,8 +194,10 @@ class LeRobotSource:
         path = cell.get("path") if isinstance(cell, dict) else None
         if not path:
             raise BadEpisode(f"it has {str(cell)[:60]!r} where an encoded picture belongs")
-        file = (self._path / path).resolve()
-        if not file.is_relative_to(self._path.resolve()):
+        root = self._path.absolute()
+        # Not resolved: a snapshot of the Hub consists of links to files elsewhere.
+        file = Path(os.path.normpath(root / path))
+        if not file.is_relative_to(root):
             raise BadEpisode(
                 f"its pictures are not in the table, which names files outside the dataset ({path})"
             )

@@ -6,6 +6,7 @@ Tables are read cell by cell, so that a damaged cell spoils one episode and not 
 import json
 import math
 import string
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,11 @@ class EpisodeTable:
                 f"The tables in {root}/meta/episodes have columns of different types ({reason}): "
                 "copy the dataset again."
             ) from error
+
+        numbers = Counter(self._table["episode_index"].drop_null().to_pylist())
+        twice = [number for number, count in numbers.items() if count > 1]
+        if twice:
+            raise UserError(f"{root}/meta/episodes lists episode {twice[0]} twice: delete one row.")
 
     def __len__(self) -> int:
         return len(self._table)

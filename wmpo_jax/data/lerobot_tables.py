@@ -19,7 +19,7 @@ from wmpo_jax.data.episodes import BadEpisode
 from wmpo_jax.data.extras import require
 
 CACHE_BYTES = 1 << 30  # columns that a process keeps, of all its datasets
-_cache = ByteCache(CACHE_BYTES)
+CACHE = ByteCache(CACHE_BYTES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class StepTables:
             with opened(file, self._name(file), footer.metadata) as table:
                 return table.read_row_group(group, columns=list(columns), use_threads=False)
 
-        return _cache.get((file, footer.identity, group, columns), load)
+        return CACHE.get((file, footer.identity, group, columns), load)
 
     def _read_footer(self, file: Path) -> _Footer:
         with opened(file, self._name(file)) as table:

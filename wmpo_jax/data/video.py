@@ -25,11 +25,10 @@ BACK = (0.0, 1.0, 5.0, 25.0)
 
 @dataclass(frozen=True)
 class Span:
-    """What a video's header says: frames (0 when unknown), seconds of the first and of them all."""
+    """What a video's header says: frames (0 when unknown) and the seconds of the first."""
 
     frames: int
     start: float
-    duration: float
 
 
 def read_frames(path: Path, seconds_T: np.ndarray, fps: float) -> np.ndarray:
@@ -132,10 +131,7 @@ def span(path: Path) -> Span:
     try:
         with av.open(str(path)) as container:
             stream = _stream(container)
-            unit = float(stream.time_base)
-            return Span(
-                stream.frames, (stream.start_time or 0) * unit, (stream.duration or 0) * unit
-            )
+            return Span(stream.frames, float((stream.start_time or 0) * stream.time_base))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise BadEpisode(unreadable(path, error, "decoded")) from error
 
