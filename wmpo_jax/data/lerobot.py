@@ -107,10 +107,12 @@ class LeRobotSource:
         action = next((name for name in ACTIONS if name in there), None)
         if action is None:
             raise BadEpisode(f"its table has no column action (it has: {', '.join(there)})")
+        length = self._episodes.whole(index, "length")
+        if not length:
+            raise BadEpisode("it has no steps by meta/episodes")
         wanted = (action, *(c for c in (*ORDER, "task_index", *RESULTS) if c in there))
         rows, table = self._tables.episode(file, number, wanted)
-        length = self._episodes.whole(index, "length")
-        if len(rows) != length or not length:
+        if len(rows) != length:
             raise BadEpisode(
                 f"{file.relative_to(self._path)} holds {len(rows)} of the {length} steps of "
                 f"episode {number}"

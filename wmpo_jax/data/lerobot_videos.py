@@ -62,8 +62,10 @@ class Videos:
         for index in range(len(self._episodes)):
             try:
                 begin = self._episodes.number(index, f"videos/{self._camera}/from_timestamp")
-                part = Part(index, begin, self._episodes.whole(index, "length"))
-                parts.setdefault(self._file(index), []).append(part)
+                length = self._episodes.whole(index, "length")
+                if length:
+                    part = Part(index, begin, length)
+                    parts.setdefault(self._file(index), []).append(part)
             except BadEpisode:
                 continue  # it is refused when it is read
         return {file: sorted(found, key=lambda part: part.begin) for file, found in parts.items()}

@@ -48,7 +48,7 @@ def read_frames(path: Path, seconds_T: np.ndarray, fps: float) -> np.ndarray:
     try:
         frames = [f for run_T in np.split(seconds_T, cuts) for f in _sought(path, run_T)]
         _check_distances(frames, seconds_T, fps)
-        pictures = {frame.pts: frame.to_ndarray(format="rgb24") for frame in frames}
+        pictures = {f.pts: f.to_ndarray(format="rgb24", threads=1) for f in frames}
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         raise BadEpisode(unreadable(path, error, "decoded")) from error
     return np.stack([pictures[frame.pts] for frame in frames])
@@ -122,7 +122,11 @@ def _nearest(frames: Iterable[Any], seconds_T: np.ndarray) -> list[Any]:
 def _stream(container: Any) -> Any:
     if not container.streams.video:
         raise ValueError("it holds no video")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    # A window is a few frames: starting FFmpeg's threads costs more than they bring, here and in
+    # `to_ndarray`, and the loader has its own.
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 def span(path: Path) -> Span:
