@@ -88,6 +88,9 @@ def run(flags: argparse.Namespace) -> None:
         print(inspection.inspect(found, sheet, flags.chunk))
         return
     found = dataset.open_dataset(flags.path, options, on_bad=flags.on_bad)
+    first = found.source.info(found.episodes[0].index)
+    if flags.format == "lerobot" and not first.fps_known:
+        print(f"{flags.path} does not say its frame rate: {first.fps:g} per second are written")
     whole = (episodes.read_episode(found.source, entry.index) for entry in found.episodes)
     count = formats.WRITERS[flags.format](flags.target, whole)
     print(f"{flags.target} holds {count} episodes")

@@ -137,7 +137,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def content_hash(source: EpisodeSource) -> str:
     """Of the relative paths and the bytes of all files: one reading of the disk."""
     digest = hashlib.blake2b(digest_size=20)
-    folder = Path(os.path.commonpath([path.parent for path in source.files]))
+    folder = Path(os.path.commonpath([path.parent for path in source.files] or [""]))
     for path in source.files:
         try:
             digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())

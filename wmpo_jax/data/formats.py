@@ -5,9 +5,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from wmpo_jax.data import openx, places
-from wmpo_jax.data.episodes import Episode, EpisodeSource, ReadOptions
+from wmpo_jax.data.episodes import Episode, EpisodeSource, ReadOptions, cause
 from wmpo_jax.data.hdf5 import Hdf5Source, write_hdf5
 from wmpo_jax.data.lerobot import LeRobotSource, write_lerobot
+from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.data.rlds import RldsSource
 from wmpo_jax.data.rlds_writing import write_rlds
 from wmpo_jax.data.webdataset import WebDatasetSource, write_webdataset
@@ -60,9 +61,16 @@ def open_source(path: Path | str, options: ReadOptions) -> EpisodeSource:
       UserError: there is none or more than one, it cannot be read at all, or an option does not
         apply to it.
     """
-    place, name = _find(places.local_path(path))
-    _check_options(place, name, options)
-    source = SOURCES[name](place, options)
+    path = places.local_path(path)
+    try:
+        place, name = _find(path)
+        _check_options(place, name, options)
+        source = SOURCES[name](place, options)
+    except UserError:
+        raise
+    except Exception as error:  # of a reader's library, as in `episodes.checked_info`
+        refuse_passing(error, str(path))
+        raise UserError(f"{path} cannot be opened ({cause(error)}): copy it again.") from error
     if source.name == place.name:  # of a snapshot of the Hub: the commit's hash
         source.name = places.hub_name(place) or source.name
     if name == "lerobot":

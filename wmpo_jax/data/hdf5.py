@@ -46,6 +46,7 @@ class Hdf5Source:
         self._upside_down: list[Path] = []
         self._demos = [(file, demo) for file in self.files for demo in self._chosen(file)]
         self._check_pictures(path)
+        self._cameras: dict[int, str] = {}
         self._warn(path)
 
     def __len__(self) -> int:
@@ -60,7 +61,9 @@ class Hdf5Source:
         first, last = int(times_T[0]), int(times_T[-1])
         with self._lock:
             group = self._file(path)["data"][demo]
-            frames = self._video(group, f"{path} {demo}")[1][first : last + 1]
+            if index not in self._cameras:  # listing what is in obs takes longer than a window
+                self._cameras[index] = self._video(group, f"{path} {demo}")[0]
+            frames = group["obs"][self._cameras[index]][first : last + 1]
         frames = frames[np.asarray(times_T) - first]
         return frames[:, ::-1, ::-1] if self._options.rotate else frames
 
@@ -94,7 +97,7 @@ class Hdf5Source:
     def _video(self, group: Any, where: str) -> tuple[str, Any]:
         cameras = hdf5_layout.pictures(group)
         if not cameras:
-            raise BadEpisode(f"{where} {hdf5_layout.without_pictures(group)}")
+            raise BadEpisode(f"{where} {hdf5_layout.without_pictures(group)[0]}")
         camera = pick_camera(list(cameras), self._options.camera, where)
         return camera, cameras[camera]
 
@@ -128,11 +131,8 @@ class Hdf5Source:
         groups = (self._file(file)["data"].get(demo) for file, demo in self._demos)
         if not any(hdf5_layout.pictures(group) for group in groups):
             file, demo = self._demos[0]
-            reason = hdf5_layout.without_pictures(self._file(file)["data"][demo])
-            inside = f" {file.name}" if file != path else ""
-            raise UserError(
-                f"{path}:{inside} {demo} {reason}, as all its episodes: {hdf5_layout.RENDER}."
-            )
+            reason, remedy = hdf5_layout.without_pictures(self._file(file)["data"][demo])
+            raise UserError(f"Of {file}, {demo} {reason}, and no other episode: {remedy}.")
 
     def _warn(self, path: Path) -> None:
         if self._unused_splits:

@@ -25,7 +25,8 @@ _IN_JSON = {
     "problem_info": ("language_instruction",),  # LIBERO
     "env_args": ("env_lang",),  # robomimic
 }
-RENDER = "render them first, with robomimic's or LIBERO's script (dataset_states_to_obs.py)"
+RENDER = "render them with robomimic's dataset_states_to_obs.py first"
+STORE = "store them as uint8 [N, H, W, 3]"
 
 
 def demo_names(archive: Any, path: Path) -> list[str]:
@@ -61,14 +62,15 @@ def pictures(demo: Any) -> dict[str, Any]:
     }
 
 
-def without_pictures(demo: Any) -> str:
-    """Why `pictures` found none, for a message."""
+def without_pictures(demo: Any) -> tuple[str, str]:
+    """Why `pictures` found none, and what to do."""
     arrays = _arrays(demo)
     similar = [f"{k} is {a.dtype} {list(a.shape)}" for k, a in arrays.items() if a.ndim >= 4]
     if similar:
-        return f"has no pictures of uint8 [N, H, W, 3] in obs ({', '.join(similar[:SHOWN])})"
-    found = _listed(arrays) if arrays else f"obs is missing or empty beside {_listed(demo)}"
-    return f"has no pictures in obs ({found})"
+        return f"has no color pictures in obs ({', '.join(similar[:SHOWN])})", STORE
+    if arrays:
+        return f"has no pictures in obs ({_listed(arrays)})", RENDER
+    return f"has no pictures: no obs beside {_listed(demo)}", RENDER
 
 
 def frames_per_second(demo: Any, data: Any, where: str) -> tuple[float, bool]:

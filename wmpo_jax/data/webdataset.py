@@ -33,6 +33,7 @@ from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import replacing
 
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 MEMBERS = ("video.npy", "action.npy", "meta.json")
 
 
@@ -145,14 +146,18 @@ def _index(shard: Path) -> list[_Sample]:
         raise UserError(f"There is no file {shard}: give another path.") from error
     except tarfile.TarError as error:
         if not samples:
-            raise UserError(
-                f"{shard} is not a readable tar ({error}): unpack it if it is compressed, else "
-                "copy it again."
-            ) from error
+            if _first_bytes(shard).startswith(COMPRESSED):
+                raise UserError(f"{shard} is compressed: unpack it first.") from error
+            raise UserError(f"{shard} is not a readable tar ({error}): copy it again.") from error
     except OSError as error:
         refuse_passing(error, str(shard))
         raise UserError(f"{shard} cannot be read ({error.strerror}): copy it again.") from error
     return list(samples.values())
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def _key(path: str) -> tuple[str, str]:
