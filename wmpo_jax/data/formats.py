@@ -7,7 +7,8 @@ from pathlib import Path
 from wmpo_jax.data import openx, places
 from wmpo_jax.data.episodes import Episode, EpisodeSource, ReadOptions, cause
 from wmpo_jax.data.hdf5 import Hdf5Source, write_hdf5
-from wmpo_jax.data.lerobot import LeRobotSource, write_lerobot
+from wmpo_jax.data.lerobot import LeRobotSource
+from wmpo_jax.data.lerobot_writing import write_lerobot
 from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.data.rlds import RldsSource
 from wmpo_jax.data.rlds_writing import write_rlds

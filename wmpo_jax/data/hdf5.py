@@ -112,6 +112,7 @@ class Hdf5Source:
             raise UserError(f"There is no file {path}: give another path.") from error
         except DAMAGE as error:
             refuse_passing(error, str(path))
+            places.refuse_pointer(path)
             raise UserError(
                 f"{path} is not a readable HDF5 file ({cause(error)}): copy it again."
             ) from error

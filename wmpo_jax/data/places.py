@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from wmpo_jax.data.causes import is_pointer
 from wmpo_jax.runtime.errors import UserError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
@@ -59,10 +60,19 @@ def files_named(path: Path, *suffixes: str) -> list[Path]:
     return [file for file in visible(path) if file.suffix.lower() in suffixes and file.is_file()]
 
 
+def refuse_pointer(path: Path) -> None:
+    """UserError where a clone without Git LFS has left a note in the place of a file."""
+    if is_pointer(path):
+        raise UserError(
+            f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its folder."
+        )
+
+
 def behind_links(folder: Path) -> list[Path]:
-    """All files that are below `folder` only through links to other folders."""
+    """All files that are below `folder` only through links to other folders; no hidden ones."""
     found: list[Path] = []
     for parent, names, _ in os.walk(folder):
+        names[:] = [name for name in names if not name.startswith(".")]
         links = [Path(parent, name) for name in names if Path(parent, name).is_symlink()]
         found += [file for link in links for file in _below(link, set())]
     return sorted(found)
@@ -74,7 +84,7 @@ def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
     if real in seen or not folder.is_dir():
         return
     seen.add(real)
-    for path in folder.iterdir():
+    for path in visible(folder):
         if path.is_dir():
             yield from _below(path, seen)
         elif path.is_file():

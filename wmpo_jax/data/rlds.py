@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from wmpo_jax.data import openx
+from wmpo_jax.data import openx, places
 from wmpo_jax.data.episodes import (
     BadEpisode,
     EpisodeInfo,
@@ -141,6 +141,7 @@ class RldsSource:
 
 def _records(shard: Path) -> list[tuple[Path, int]]:
     """(file, place) of every record: a byte offset in a TFRecord, a number in an ArrayRecord."""
+    places.refuse_pointer(shard)
     if ".array_record" in shard.name:
         return [(shard, number) for number in range(_count_array_records(shard))]
     return [(shard, offset) for offset in _tfrecord_offsets(shard)]
@@ -251,12 +252,12 @@ def _stack(steps: list[Any]) -> Any:
 def _instruction(steps: list[dict[str, Any]], metadata: dict[str, Any], where: str) -> str:
     """Of the first field that has any; "" when none has."""
     observations = [step["observation"] for step in steps]
-    places = itertools.chain(
+    fields = itertools.chain(
         ((steps, key) for key in _OF_STEP),
         ((observations, key) for key in _OF_OBSERVATION),
         (([metadata], key) for key in _OF_STEP),
     )
-    for holders, key in places:
+    for holders, key in fields:
         if key in holders[0] and is_text(holders[0][key]):
             found = one_of((holder[key] for holder in holders), where)
             if found:

@@ -146,6 +146,7 @@ def _index(shard: Path) -> list[_Sample]:
         raise UserError(f"There is no file {shard}: give another path.") from error
     except tarfile.TarError as error:
         if not samples:
+            places.refuse_pointer(shard)
             if _first_bytes(shard).startswith(COMPRESSED):
                 raise UserError(f"{shard} is compressed: unpack it first.") from error
             raise UserError(f"{shard} is not a readable tar ({error}): copy it again.") from error
