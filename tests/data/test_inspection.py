@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data import builders
 from tests.data.conftest import make_episode
 from wmpo_jax.data import __main__ as command_line
 from wmpo_jax.data.dataset import open_dataset
@@ -83,6 +84,47 @@ def test_report_and_sheet(tmp_path, episodes, capsys):
     ):
         assert line in report
     assert Image.open(tmp_path / "sheet.png").size[0] == COLUMNS * SIDE
+
+
+def test_counts_and_statistics_are_those_of_training(tmp_path, capsys):
+    """Of seven demonstrations five have frames that can be read, and two are long enough."""
+
+    def build(file):
+        for number, steps in enumerate((1, 5, 7, 20, 3, 12, 9)):
+            builders.demo(file, number, steps)
+        file["data/demo_6/actions"][...] = 1000.0
+        # Frames of another size: bad, though its actions can be read.
+        del file["data/demo_6/obs/agentview_rgb"]
+        file["data/demo_6/obs/agentview_rgb"] = builders.pictures(9)[:, ::2]
+        file["data/demo_3"].attrs["language_instruction"] = "lift it"
+
+    path = builders.hdf5(tmp_path / "set.hdf5", build)
+    with pytest.warns(UserWarning, match="6 of 7 episodes have no instruction"):
+        assert command_line.main(["inspect", str(path), f"--sheet={tmp_path}/x.png"]) == 0
+    report = capsys.readouterr().out
+    for line in (
+        "2 good, 1 bad, 4 too short for a chunk of 8 actions (--chunk): set/demo_0, set/demo_1,",
+        "48 in all; per episode 1 to 20",
+        "at 20 per second (assumed: the dataset does not say)",
+        "instructions  1; 5 of 6 episodes have none (--instruction)",
+        "bad           1\n    episode 6: ",
+        "to 0, it never moves",
+    ):
+        assert line in report
+    assert "1000" not in report
+
+
+def test_a_dimension_that_rarely_moves_is_shown(tmp_path, capsys):
+    def build(file):
+        group = builders.demo(file, steps=200)
+        group["actions"][:, 5] = np.arange(200) == 30
+
+    path = builders.hdf5(tmp_path / "set.hdf5", build)
+    flags = ["--instruction=press", "--chunk=4", f"--sheet={tmp_path}/x.png"]
+    assert command_line.main(["inspect", str(path), *flags]) == 0
+    report = capsys.readouterr().out
+    assert "by min and max, it moves in less than 2 % of the steps" in report
+    assert "suspicious    0" in report
 
 
 def _nan(episode: Episode) -> Episode:

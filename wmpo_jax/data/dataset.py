@@ -169,7 +169,7 @@ def _remembered(
     look["bad"] = [(index, _without_path(reason, path)) for index, reason in look["bad"]]
     try:
         save_json(cache_folder() / name, look)
-    except (UserError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError) as error:
         warnings.warn(f"{path} will be looked through again next time: {error}", stacklevel=3)
     return _parsed(look)
 

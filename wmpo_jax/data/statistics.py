@@ -84,7 +84,7 @@ class ActionStatistics:
         rows = {
             field.name: _numbers(entry[field.name], f"{field.name} of {where}")
             for field in fields(cls)
-            if field.name != "mask" and entry.get(field.name) is not None
+            if field.name != "mask" and (field.name in NEEDED or entry.get(field.name) is not None)
         }
         mask = np.asarray(entry.get("mask") or [True] * len(rows["q01"]))
         _check_rows({**rows, "mask": mask}, where)
