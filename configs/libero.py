@@ -15,7 +15,8 @@ million parameters at 64 pixels; it has not been run, and success is not expecte
 
 `:evaluate_imported` is the public evaluation of an imported policy: 10 tasks x 50 stored initial
 states at 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no
-released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
+released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of
+memory.
 
 Without a variant it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL autoencoder and
 VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes:
@@ -207,7 +208,18 @@ def _released_sizes(config: ConfigDict, lora: bool) -> None:
     config.mesh.update(data=1, fsdp=-1, tensor=1)
     config.libero.update(tasks=(), workers=16, wave=64)
     # Demonstrations on disk (RLDS, HDF5, LeRobot, tars): python -m wmpo_jax.data inspect FOLDER
-    config.data = ConfigDict({"source": "", "on_bad": "skip", "verify": "all", "chunk": 8})
+    config.data = ConfigDict(
+        {
+            "source": "",
+            "on_bad": "skip",
+            "verify": "all",
+            # Of a single dataset; "" and 0: as the file says. LIBERO's HDF5 files want 180 degrees.
+            "camera": "",
+            "instruction": "",
+            "rotation": 0,
+            "chunk": 8,
+        }
+    )
     # Presets of the network classes, or, under weights, folders that `convert import` made.
     config.networks = ConfigDict(
         {

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from wmpo_jax.data.loading import WindowLoader, WindowSpec
-from wmpo_jax.data.mixture import Mixture, open_mixture
+from wmpo_jax.data.mixture import Mixture, open_section
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import Environment, HostEnvironment, StoresStarts
@@ -52,9 +52,7 @@ class Setting:
     def mixture(self) -> Mixture | None:
         """The datasets on disk to train from; None when the run makes its own episodes."""
         section = self.config.get("data")
-        if section is None or not section.source:
-            return None
-        return open_mixture(section.source, on_bad=section.on_bad, verify=section.verify)
+        return None if section is None else open_section(section)
 
     def loader(self, name: str, spec: WindowSpec, batch_size: int, *, clip: bool) -> WindowLoader:
         """Batches of `mixture` for one user of randomness, this host's rows of them."""
