@@ -210,7 +210,18 @@ def _released_sizes(config: ConfigDict, lora: bool) -> None:
     config.mesh.update(data=1, fsdp=-1, tensor=1)
     config.libero.update(tasks=(), workers=16, wave=64)
     # Demonstrations on disk (RLDS, HDF5, LeRobot, tars): python -m wmpo_jax.data inspect FOLDER
-    config.data = ConfigDict({"source": "", "on_bad": "skip", "verify": "all", "chunk": 8})
+    config.data = ConfigDict(
+        {
+            "source": "",
+            "on_bad": "skip",
+            "verify": "all",
+            # Of a single dataset; "" and 0: as the file says. LIBERO's HDF5 files want 180 degrees.
+            "camera": "",
+            "instruction": "",
+            "rotation": 0,
+            "chunk": 8,
+        }
+    )
     # Presets of the network classes, or, under weights, folders that `convert import` made.
     config.networks = ConfigDict(
         {

@@ -31,6 +31,10 @@ def get_config(variant: str = "") -> ConfigDict:
             "source": "",  # a dataset, or a mixture's .json
             "on_bad": "refuse",  # a bad episode: refuse, or skip (and count)
             "verify": "all",  # decode all frames once, the ends of episodes, or none
+            # Of a single dataset; a mixture's .json has its own. "" and 0: as the file says.
+            "camera": "",
+            "instruction": "",  # for episodes that have none
+            "rotation": 0,  # degrees, 0 or 180: LIBERO's HDF5 files hold pictures upside down
             "chunk": 4,  # actions per chunk, where config.task is empty
         }
     )

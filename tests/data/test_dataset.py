@@ -161,7 +161,9 @@ def test_hdf5_without_a_key(tmp_path, episodes):
     WRITERS["hdf5"](tmp_path / "set.hdf5", episodes[:3])
     with h5py.File(tmp_path / "set.hdf5", "a") as file:
         del file["data/demo_1/actions"]
-    _assert_refused_or_counted(tmp_path / "set.hdf5", "demo_1 is damaged", [0, 2])
+    _assert_refused_or_counted(
+        tmp_path / "set.hdf5", r"demo_1 has no actions \(it has: dones, obs, rewards\)", [0, 2]
+    )
 
 
 def test_hdf5_with_a_damaged_picture(tmp_path, episodes):
@@ -171,13 +173,13 @@ def test_hdf5_with_a_damaged_picture(tmp_path, episodes):
     content = bytearray((tmp_path / "set.hdf5").read_bytes())
     content[place.byte_offset : place.byte_offset + place.size] = bytes(place.size)
     (tmp_path / "set.hdf5").write_bytes(content)
-    _assert_refused_or_counted(tmp_path / "set.hdf5", "demo_1 is damaged", [0, 2])
+    _assert_refused_or_counted(tmp_path / "set.hdf5", "episode 1 cannot be read", [0, 2])
 
 
 def test_a_truncated_hdf5(tmp_path, episodes):
     WRITERS["hdf5"](tmp_path / "set.hdf5", episodes[:3])
     _cut_tail(tmp_path / "set.hdf5", 0.5)
-    with pytest.raises(UserError, match="not a readable robomimic file"):
+    with pytest.raises(UserError, match="is not a readable HDF5 file"):
         open_dataset(tmp_path / "set.hdf5", on_bad="skip")
 
 

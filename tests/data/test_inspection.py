@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data import builders
 from tests.data.conftest import make_episode
-from wmpo_jax.data import __main__ as door
+from wmpo_jax.data import __main__ as command_line
 from wmpo_jax.data.dataset import open_dataset
 from wmpo_jax.data.episodes import Episode
 from wmpo_jax.data.formats import WRITERS
-from wmpo_jax.data.inspection import COLUMNS, SIDE, inspect, longest_still, suspicions
+from wmpo_jax.data.inspection import (
+    COLUMNS,
+    SIDE,
+    far_actions,
+    inspect,
+    longest_still,
+    still_frames,
+)
 from wmpo_jax.data.webdataset import write_webdataset
 from wmpo_jax.runtime import environment
 
@@ -42,12 +50,13 @@ def test_suspicious_episodes_are_found(tmp_path, episodes):
     usual = [make_episode(number, 60) for number in range(4)]
     write_webdataset(tmp_path / "set.tar", [*usual, frozen(usual[0]), far(usual[1])])
     dataset = open_dataset(tmp_path / "set.tar")
-    assert [suspicions(episode, dataset.statistics) for episode in usual] == [[]] * 4
-    (still,) = suspicions(frozen(usual[0]), dataset.statistics)
-    assert still == "57 equal frames in a row"
-    (outside,) = suspicions(far(usual[1]), dataset.statistics)
+    for episode in usual:
+        assert still_frames(episode.frames_FHWC) == []
+        assert far_actions(episode.info.actions_NA, dataset.statistics) == []
+    assert still_frames(frozen(usual[0]).frames_FHWC) == ["57 equal frames in a row"]
+    (outside,) = far_actions(far(usual[1]).info.actions_NA, dataset.statistics)
     assert outside.startswith("action 5 dimension 1 is 40,")
-    report = inspect(dataset, tmp_path / "sheet.png")
+    report = inspect(dataset, tmp_path / "sheet.png", chunk=8)
     assert "suspicious    2" in report and "episode_1: action 5" in report
 
 
@@ -60,7 +69,9 @@ def test_longest_still():
 def test_report_and_sheet(tmp_path, episodes, capsys):
     write_webdataset(tmp_path / "set.tar", [*episodes, _nan(make_episode(9, 9))])
     with pytest.warns(UserWarning, match="skipped 1 bad of 6"):
-        status = door.main(["inspect", f"{tmp_path}/set.tar", f"--sheet={tmp_path}/sheet.png"])
+        status = command_line.main(
+            ["inspect", f"{tmp_path}/set.tar", f"--sheet={tmp_path}/sheet.png"]
+        )
     report = capsys.readouterr().out
     assert status == 0
     for line in (
@@ -75,6 +86,47 @@ def test_report_and_sheet(tmp_path, episodes, capsys):
     assert Image.open(tmp_path / "sheet.png").size[0] == COLUMNS * SIDE
 
 
+def test_counts_and_statistics_are_those_of_training(tmp_path, capsys):
+    """Of seven demonstrations five have frames that can be read, and two are long enough."""
+
+    def build(file):
+        for number, steps in enumerate((1, 5, 7, 20, 3, 12, 9)):
+            builders.demo(file, number, steps)
+        file["data/demo_6/actions"][...] = 1000.0
+        # Frames of another size: bad, though its actions can be read.
+        del file["data/demo_6/obs/agentview_rgb"]
+        file["data/demo_6/obs/agentview_rgb"] = builders.pictures(9)[:, ::2]
+        file["data/demo_3"].attrs["language_instruction"] = "lift it"
+
+    path = builders.hdf5(tmp_path / "set.hdf5", build)
+    with pytest.warns(UserWarning, match="6 of 7 episodes have no instruction"):
+        assert command_line.main(["inspect", str(path), f"--sheet={tmp_path}/x.png"]) == 0
+    report = capsys.readouterr().out
+    for line in (
+        "2 good, 1 bad, 4 too short for a chunk of 8 actions (--chunk): set/demo_0, set/demo_1,",
+        "48 in all; per episode 1 to 20",
+        "at 20 per second (assumed: the dataset does not say)",
+        "instructions  1; 5 of 6 episodes have none (--instruction)",
+        "bad           1\n    episode 6: ",
+        "to 0, it never moves",
+    ):
+        assert line in report
+    assert "1000" not in report
+
+
+def test_a_dimension_that_rarely_moves_is_shown(tmp_path, capsys):
+    def build(file):
+        group = builders.demo(file, steps=200)
+        group["actions"][:, 5] = np.arange(200) == 30
+
+    path = builders.hdf5(tmp_path / "set.hdf5", build)
+    flags = ["--instruction=press", "--chunk=4", f"--sheet={tmp_path}/x.png"]
+    assert command_line.main(["inspect", str(path), *flags]) == 0
+    report = capsys.readouterr().out
+    assert "by min and max, it moves in less than 2 % of the steps" in report
+    assert "suspicious    0" in report
+
+
 def _nan(episode: Episode) -> Episode:
     episode.info.actions_NA[2] = np.nan
     return episode
@@ -84,22 +136,24 @@ def _nan(episode: Episode) -> Episode:
 def test_convert(tmp_path, episodes, name):
     write_webdataset(tmp_path / "set.tar", episodes[:2])
     target = tmp_path / ("new.hdf5" if name == "hdf5" else "new")
-    assert door.main(["convert", f"{tmp_path}/set.tar", str(target), f"--format={name}"]) == 0
+    assert (
+        command_line.main(["convert", f"{tmp_path}/set.tar", str(target), f"--format={name}"]) == 0
+    )
     found = open_dataset(target)
     assert [entry.steps for entry in found.episodes] == [10, 11]
-    assert door.main(["inspect", str(target), f"--sheet={tmp_path}/sheet.png"]) == 0
+    assert command_line.main(["inspect", str(target), f"--sheet={tmp_path}/sheet.png"]) == 0
 
 
 def test_mistakes_end_with_a_sentence(tmp_path, capsys):
-    assert door.main(["inspect", f"{tmp_path}/nowhere"]) == 2
+    assert command_line.main(["inspect", f"{tmp_path}/nowhere"]) == 2
     assert "There is nothing at" in capsys.readouterr().err
-    assert door.main(["openx", str(tmp_path), f"{tmp_path}/mixture.json"]) == 2
+    assert command_line.main(["openx", str(tmp_path), f"{tmp_path}/mixture.json"]) == 2
     assert not (tmp_path / "mixture.json").exists()
 
 
 def test_openx_writes_a_mixture(tmp_path, capsys):
     (tmp_path / "kuka").mkdir()
-    assert door.main(["openx", str(tmp_path), f"{tmp_path}/mixture.json"]) == 0
+    assert command_line.main(["openx", str(tmp_path), f"{tmp_path}/mixture.json"]) == 0
     assert "lists 1 datasets" in capsys.readouterr().out
 
 
@@ -118,5 +172,5 @@ def test_documented_commands(tmp_path, episodes):
     for flags in commands:
         flags = [places.get(flag, flag) for flag in flags]
         flags = [flag.replace("=sheet.png", f"={tmp_path}/sheet.png") for flag in flags]
-        assert door.main(flags) == 0
+        assert command_line.main(flags) == 0
     assert (tmp_path / "sheet.png").exists() and (tmp_path / "new/meta/info.json").exists()

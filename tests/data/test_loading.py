@@ -149,7 +149,7 @@ def test_an_episode_that_breaks_while_training(folder, episodes, monkeypatch):
         monkeypatch.setattr(dataset.source, "frames", frames)
         loads = loader(Mixture([dataset], [1.0]), batch_size=30)
         if on_bad == "refuse":
-            with pytest.raises(UserError, match=r"has died: mend it or set on_bad to skip"):
+            with pytest.raises(UserError, match=r"has died: repair it or set on_bad to skip"):
                 next(loads.iterate(0))
         else:
             with pytest.warns(UserWarning, match="has died: the next episode takes its place"):

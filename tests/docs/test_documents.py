@@ -32,6 +32,7 @@ ELSEWHERE = {
     "examples/real_robot.py": "tests/examples/test_real_robot.py",
     "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
     "benchmarks/libero_pool.py": "not here: a measurement that takes a quiet machine",
+    "benchmarks/data_windows.py": "not here: a measurement of half a minute",
     "benchmarks.two_hosts": "not here: two whole runs; test_two_hosts.py has small ones",
     "benchmarks.faults": "not here: ten minutes of runs; tests/runtime has each kind",
     "benchmarks.libero_mjx": "not here: half an hour; test_fidelity.py has one short episode",

@@ -3,7 +3,7 @@
 import jax
 from ml_collections import ConfigDict
 
-from wmpo_jax.data.mixture import Mixture, open_mixture
+from wmpo_jax.data.mixture import Mixture, open_section
 from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.recorded import RecordedTask
@@ -20,9 +20,7 @@ def make_task(config: ConfigDict) -> Environment | HostEnvironment:
 def open_data(config: ConfigDict) -> Mixture | None:
     """The datasets on disk to train from; None when the run makes its own episodes."""
     section = config.get("data")
-    if section is None or not section.source:
-        return None
-    return open_mixture(section.source, on_bad=section.on_bad, verify=section.verify)
+    return None if section is None else open_section(section)
 
 
 def recorded_task(config: ConfigDict, mixture: Mixture) -> RecordedTask:

@@ -4,7 +4,7 @@
     python -m wmpo_jax.data convert PATH TARGET --format=lerobot
     python -m wmpo_jax.data openx FOLDER mixture.json
 
-Exit status: 0 done, 2 the user can mend it.
+Exit status: 0 done, 2 the user can correct it.
 """
 
 import argparse
@@ -33,13 +33,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="a table, a contact sheet, suspicious episodes")
     inspect.add_argument("--sheet", type=Path, help="PNG; default <dataset's name>.png, here")
+    inspect.add_argument(
+        "--chunk", type=_positive, default=8, help="actions per chunk: shorter episodes are counted"
+    )
     convert = commands.add_parser("convert", help="the same episodes in another format")
     for command in (inspect, convert):
-        command.add_argument("path", type=Path, help="the dataset")
+        command.add_argument("path", help="the dataset")
         command.add_argument("--camera", default="", help="its camera; default one from outside")
         command.add_argument("--instruction", default="", help="for episodes that have none")
         command.add_argument("--rotate", action="store_true", help="turn frames by 180 degrees")
         command.add_argument("--recipe", default="", help="Open X-Embodiment's name of the dataset")
+        command.add_argument("--split", default="", help="of an HDF5 file or an RLDS dataset")
     convert.add_argument("target", type=Path, help="the new folder or file")
     convert.add_argument("--format", choices=FORMATS, required=True)
     convert.add_argument("--on-bad", choices=("refuse", "skip"), default="refuse")
@@ -47,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     openx.add_argument("path", type=Path, help="where the datasets lie under their TFDS names")
     openx.add_argument("target", type=Path, help="the mixture's .json")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -68,13 +79,18 @@ def run(flags: argparse.Namespace) -> None:
         rotate=flags.rotate,
         recipe=flags.recipe,
         raw_gripper=bool(flags.recipe),
+        split=flags.split,
     )
     if flags.command == "inspect":
         # The inspection itself decodes every frame.
         found = dataset.open_dataset(flags.path, options, on_bad="skip", verify="none")
-        print(inspection.inspect(found, flags.sheet or Path(f"{found.name}.png")))
+        sheet = flags.sheet or Path(f"{found.name.replace('/', '_')}.png")
+        print(inspection.inspect(found, sheet, flags.chunk))
         return
     found = dataset.open_dataset(flags.path, options, on_bad=flags.on_bad)
+    first = found.source.info(found.episodes[0].index)
+    if flags.format == "lerobot" and not first.fps_known:
+        print(f"{flags.path} does not say its frame rate: {first.fps:g} per second are written")
     whole = (episodes.read_episode(found.source, entry.index) for entry in found.episodes)
     count = formats.WRITERS[flags.format](flags.target, whole)
     print(f"{flags.target} holds {count} episodes")

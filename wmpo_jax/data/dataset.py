@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from wmpo_jax.data import places
 from wmpo_jax.data.episodes import (
     BadEpisode,
     EpisodeInfo,
@@ -26,6 +27,7 @@ from wmpo_jax.data.episodes import (
     checked_info,
 )
 from wmpo_jax.data.formats import open_source
+from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_json
@@ -33,8 +35,8 @@ from wmpo_jax.runtime.progress import progress
 
 ON_BAD = ("refuse", "skip")
 VERIFY = ("all", "ends", "none")
-BLOCK = 64  # frames decoded at once while verifying
-CACHE_VERSION = 1  # of the look; another one is not read
+BLOCK = 8  # frames at once while verifying, as in a window: seeking has faults of its own
+CACHE_VERSION = 2  # of the look; another one is not read
 
 
 @dataclass(frozen=True)
@@ -92,31 +94,39 @@ def open_dataset(
     """
     _check_choice("on_bad", on_bad, ON_BAD)
     _check_choice("verify", verify, VERIFY)
-    options = options or ReadOptions()
-    source = open_source(Path(path), options)
-    look = _remembered(source, options, verify)
-    bad = [(int(index), reason) for index, reason in look["bad"]]
-    if bad and on_bad == "refuse":
-        raise UserError(
-            f"{len(bad)} of {len(source)} episodes of {path} are bad, the first: {bad[0][1]}; "
-            "mend them or set on_bad to skip."
+    options, path = options or ReadOptions(), places.local_path(path)
+    source = open_source(path, options)
+    look = _remembered(path, source, options, verify)
+    _report_bad(path, len(source), look["bad"], on_bad)
+    silent = sum(not entry.instruction for entry in look["episodes"])
+    if silent:
+        warnings.warn(
+            f"{path}: {silent} of {len(look['episodes'])} episodes have no instruction; "
+            "config.data.instruction gives them one (`instruction` in a mixture)",
+            stacklevel=2,
         )
-    if not look["episodes"]:
-        raise UserError(f"No episode of {path} is good, the first: {bad[0][1]}.")
-    if bad:
-        message = (
-            f"{path}: skipped {len(bad)} bad of {len(source)} episodes, the first: {bad[0][1]}"
-        )
-        warnings.warn(message, stacklevel=2)
     return Dataset(
         source=source,
         options=options,
-        episodes=[Entry(**entry) for entry in look["episodes"]],
-        bad=bad,
-        statistics=ActionStatistics.from_json(look["statistics"]),
-        frame_shape=tuple(look["frame_shape"]),
         on_bad=on_bad,
+        **look,
     )
+
+
+def _report_bad(path: Path, count: int, bad: Sequence[tuple[int, str]], on_bad: str) -> None:
+    """Raises or warns, as `on_bad` says; without a good episode there is nothing to skip."""
+    if len(bad) == count:
+        raise UserError(f"No episode of {path} can be used, the first: {bad[0][1]}.")
+    if bad and on_bad == "refuse":
+        raise UserError(
+            f"{len(bad)} of {count} episodes of {path} are bad, the first: {bad[0][1]}; repair "
+            "them or set on_bad to skip."
+        )
+    if bad:
+        warnings.warn(
+            f"{path}: skipped {len(bad)} bad of {count} episodes, the first: {bad[0][1]}",
+            stacklevel=3,
+        )
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -125,13 +135,18 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def content_hash(source: EpisodeSource) -> str:
-    """Of the names and the bytes of all files: one reading of the disk."""
+    """Of the relative paths and the bytes of all files: one reading of the disk."""
     digest = hashlib.blake2b(digest_size=20)
+    folder = Path(os.path.commonpath([path.parent for path in source.files] or [""]))
     for path in source.files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
+        try:
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+        except OSError as error:
+            refuse_passing(error, str(path))
+            raise UserError(f"{path} cannot be read ({error}): copy it again.") from error
     return digest.hexdigest()
 
 
@@ -139,20 +154,45 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wmpo_jax/datasets"
 
 
-def _remembered(source: EpisodeSource, options: ReadOptions, verify: str) -> dict[str, Any]:
+def _remembered(
+    path: Path, source: EpisodeSource, options: ReadOptions, verify: str
+) -> dict[str, Any]:
+    """`episodes`, `bad`, `statistics` and `frame_shape` of a Dataset."""
     question = json.dumps([CACHE_VERSION, dataclasses.asdict(options), verify])
     asked = hashlib.blake2b(question.encode(), digest_size=4).hexdigest()
-    file = cache_folder() / f"{content_hash(source)}_{asked}.json"
+    name = f"{content_hash(source)}_{asked}.json"
     try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):  # not there, or half of it: look again
+        return _parsed(json.loads((cache_folder() / name).read_bytes()))
+    # Not there, no home folder, half of it or something else in its place: look again.
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, UserError):
         look = _look(source, options, verify)
-        save_json(file, look)
-        return look
+    look["bad"] = [(index, _without_path(reason, path)) for index, reason in look["bad"]]
+    try:
+        save_json(cache_folder() / name, look)
+    except (UserError, OSError, RuntimeError) as error:
+        warnings.warn(f"{path} will be looked through again next time: {error}", stacklevel=3)
+    return _parsed(look)
+
+
+def _parsed(look: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "episodes": [Entry(**entry) for entry in look["episodes"]],
+        "bad": [(int(index), str(reason)) for index, reason in look["bad"]],
+        # Without a good episode there are none, and the dataset is refused.
+        "statistics": look["episodes"] and ActionStatistics.from_json(look["statistics"]),
+        "frame_shape": tuple(look["frame_shape"]),
+    }
+
+
+def _without_path(reason: str, path: Path) -> str:
+    """Files in it by their place in the dataset: it is known by its content and may be moved."""
+    for folder in (path, path.resolve()):
+        reason = reason.replace(f"{folder}/", "").replace(str(folder), folder.name)
+    return reason
 
 
 def _look(source: EpisodeSource, options: ReadOptions, verify: str) -> dict[str, Any]:
-    """Reads every episode once: {episodes, bad, statistics, frame_shape}, all JSON."""
+    """Reads every episode once: {name, episodes, bad, statistics, frame_shape}, all JSON."""
     entries, bad, actions, shape = [], [], [], ()
     with progress(len(source), 0, f"look through {source.name}") as bar:
         for index in range(len(source)):

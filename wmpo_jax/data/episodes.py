@@ -5,12 +5,20 @@ last action (as many frames as actions); the reference's tars and our own also h
 it. Actions are in the environment's own units, as stored.
 """
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from wmpo_jax.data.machine import refuse_passing
+from wmpo_jax.runtime.errors import UserError
+
+FPS = 20.0  # control steps per second of robosuite's environments, where a dataset does not say
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:hz|fps)?\s*", re.IGNORECASE)
 
 
 class BadEpisode(Exception):
@@ -32,6 +40,7 @@ class EpisodeInfo:
       fps: control steps per second.
       source: the dataset or the actor that it came from.
       seed: of the initial state, if there was one.
+      fps_known: False where the dataset does not say and `fps` is robosuite's.
     """
 
     name: str
@@ -44,6 +53,7 @@ class EpisodeInfo:
     fps: float
     source: str
     seed: int | None = None
+    fps_known: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +72,11 @@ class ReadOptions:
       camera: key of the camera; "" takes the first that looks like a view from outside.
       instruction: for episodes that have none.
       rotate: turn frames by 180 degrees (LIBERO's HDF5 files hold them upside down).
-      recipe: name of a recipe in `data.openx.RECIPES` that makes 7-dimensional actions of an RLDS
-        dataset's own; "" takes `action` as it is.
+      recipe: name of a recipe in `data.openx.RECIPES` that makes 7-dimensional actions of the own
+        ones of an RLDS dataset or an HDF5 file; "" takes them as they are.
       raw_gripper: leave the last action dimension out of normalization, as OpenVLA does.
+      split: of an HDF5 file, a group under `mask`, "" for all episodes; of an RLDS dataset, ""
+        for `train`.
     """
 
     camera: str = ""
@@ -72,6 +84,7 @@ class ReadOptions:
     rotate: bool = False
     recipe: str = ""
     raw_gripper: bool = False
+    split: str = ""
 
 
 class EpisodeSource(Protocol):
@@ -106,9 +119,54 @@ def read_episode(source: EpisodeSource, index: int) -> Episode:
 
 
 def checked_info(source: EpisodeSource, index: int) -> EpisodeInfo:
-    """`source.info(index)`, refused (BadEpisode) when its numbers cannot be."""
-    info = source.info(index)
-    actions, where = info.actions_NA, f"{source.name} episode {info.name}"
+    """`source.info(index)`; BadEpisode when it cannot be read or its numbers cannot be."""
+    with _guard(source, index):
+        info = source.info(index)
+        _check_info(info, f"{source.name} episode {info.name}")
+    return info
+
+
+def checked_frames(source: EpisodeSource, index: int, times_T: np.ndarray) -> np.ndarray:
+    """`source.frames(index, times_T)`; BadEpisode when these are not RGB pictures."""
+    where = f"{source.name} episode {index}"
+    with _guard(source, index):
+        frames = source.frames(index, times_T)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            shape = f"{frames.dtype}{list(frames.shape)}"
+            raise BadEpisode(f"{where} has frames {shape}, not uint8 [T, H, W, 3]")
+        if len(frames) != len(times_T):
+            raise BadEpisode(f"{where} gave {len(frames)} of {len(times_T)} frames")
+    return frames
+
+
+@contextlib.contextmanager
+def _guard(source: EpisodeSource, index: int) -> Iterator[None]:
+    """Whatever a reader raises becomes a BadEpisode that names the episode and the cause.
+
+    Readers open files of anybody's making with half a dozen libraries, whose exceptions nobody has
+    listed: hence the broad `except`. What the user or the machine has to answer for stops the run.
+    """
+    where = f"{source.name} episode {index}"
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        refuse_passing(error, where)
+        if isinstance(error, BadEpisode):
+            raise
+        raise BadEpisode(f"{where} cannot be read ({cause(error)})") from error
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one short line, with its type where the text alone says little."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 200 else f"{text[:200]} ..."
+    return text if " " in text else f"{type(error).__name__}: {text}"
+
+
+def _check_info(info: EpisodeInfo, where: str) -> None:
+    actions = info.actions_NA
     if actions.ndim != 2 or 0 in actions.shape:
         raise BadEpisode(f"{where} has actions of shape {list(actions.shape)}, not [steps, A]")
     if not np.isfinite(actions).all():
@@ -118,30 +176,46 @@ def checked_info(source: EpisodeSource, index: int) -> EpisodeInfo:
         raise BadEpisode(f"{where} has {info.num_frames} frames for {len(actions)} actions")
     if not 0 < info.finish_step <= len(actions):
         raise BadEpisode(f"{where} finishes at step {info.finish_step} of {len(actions)}")
-    return info
-
-
-def checked_frames(source: EpisodeSource, index: int, times_T: np.ndarray) -> np.ndarray:
-    """`source.frames(index, times_T)`, refused (BadEpisode) when they are not RGB pictures."""
-    frames = source.frames(index, times_T)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        shape = f"{frames.dtype}{list(frames.shape)}"
-        raise BadEpisode(
-            f"{source.name} episode {index} has frames {shape}, not uint8 [T, H, W, 3]"
-        )
-    if len(frames) != len(times_T):
-        raise BadEpisode(
-            f"{source.name} episode {index} gave {len(frames)} of {len(times_T)} frames"
-        )
-    return frames
+    if not 0 < info.fps < float("inf"):
+        raise BadEpisode(f"{where} has {info.fps} frames per second")
 
 
 def outcome(rewards_N: np.ndarray | None, steps: int) -> tuple[bool | None, int]:
-    """(success, finish_step) from sparse rewards; without rewards (None, steps)."""
+    """(success, finish_step) from sparse rewards, which are 0 and 1; of others (None, steps).
+
+    Dense rewards say how well it goes, not whether the task is done.
+    """
     if rewards_N is None:
         return None, steps
-    hits = np.flatnonzero(np.asarray(rewards_N) > 0)
+    rewards = np.asarray(rewards_N).reshape(-1)
+    if not np.isin(rewards, (0, 1)).all():
+        return None, steps
+    hits = np.flatnonzero(rewards)
     return (True, int(hits[0]) + 1) if len(hits) else (False, steps)
+
+
+def frame_rate(value: Any, where: str) -> tuple[float, bool]:
+    """(fps, fps_known) of what a dataset says: a number, "15 Hz", or None. Raises BadEpisode."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if value is None or value == "":
+        return FPS, False
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    match = _RATE.fullmatch(text)
+    if match is None or isinstance(value, bool) or float(match[1]) == 0:
+        raise BadEpisode(f"{where} has the frame rate {text!r}, which is not a number above 0")
+    return float(match[1]), True
+
+
+def seed_of(value: Any, where: str) -> int | None:
+    """The whole number that a dataset gives as its seed, or None. Raises BadEpisode."""
+    if value is None:
+        return None
+    try:
+        number = int(np.asarray(value).reshape(-1)[0])
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise BadEpisode(f"{where} has the seed {value!r}, which is not a number") from error
+    return number
 
 
 def pick_camera(cameras: Sequence[str], wanted: str, where: str) -> str:
@@ -151,6 +225,7 @@ def pick_camera(cameras: Sequence[str], wanted: str, where: str) -> str:
         raise BadEpisode(f"{where} has no camera {wanted} (it has: {known})")
     if not cameras:
         raise BadEpisode(f"{where} has no camera")
-    outside = [c for c in cameras if "wrist" not in c and "hand" not in c and "gripper" not in c]
+    color = [c for c in cameras if "depth" not in c and "segment" not in c]
+    outside = [c for c in color if "wrist" not in c and "hand" not in c and "gripper" not in c]
     preferred = [c for c in outside if "agentview" in c]
-    return wanted or [*preferred, *outside, *cameras][0]
+    return wanted or [*preferred, *outside, *color, *cameras][0]

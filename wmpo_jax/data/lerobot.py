@@ -4,41 +4,41 @@
     data/chunk-*/file-*.parquet               one row per step, many episodes in a file
     videos/<camera>/chunk-*/file-*.mp4        likewise, one episode after the other
 
-Cameras whose pictures lie in the data table itself are read too.
+Cameras whose pictures lie in the data table itself are read too. What a step is, its row says: its
+place in the episode (`frame_index`), its picture (`timestamp`, in seconds since the episode began,
+of a video the nearest frame) and its instruction (`task_index`).
 """
 
-import itertools
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wmpo_jax.data import video
-from wmpo_jax.data.episodes import (
-    BadEpisode,
-    Episode,
-    EpisodeInfo,
-    ReadOptions,
-    outcome,
-    pick_camera,
-)
-from wmpo_jax.data.extras import require
+from wmpo_jax.data.episodes import BadEpisode, EpisodeInfo, ReadOptions, outcome, pick_camera
 from wmpo_jax.data.jpeg import decode_picture
-from wmpo_jax.data.statistics import ActionStatistics
-from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_json, new_folder, save_json
+from wmpo_jax.data.lerobot_meta import EpisodeTable, Facts, Tasks
+from wmpo_jax.data.lerobot_tables import Rows, StepTables, numbers, row_numbers
+from wmpo_jax.data.lerobot_videos import Videos
 
-VERSION = "v3.0"
-DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-# Without these nothing can be read.
-FACTS = {"fps", "features"}
-COLUMNS = {"episode_index", "length", "data/chunk_index", "data/file_index"}
-PLACE = ("chunk_index", "file_index", "from_timestamp")  # of an episode's video
-EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
+ACTIONS = ("action", "actions")  # LeRobot's column and openpi's
+# Of these the one that is there puts rows in order, the first before the others.
+ORDER = ("frame_index", "timestamp", "index")
+RESULTS = ("next.success", "next.reward")
+NO_COLORS = re.compile("depth|disparity|infra|segment|mask")  # in the name of a camera
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """An episode's rows in the order of time, and their seconds since it began."""
+
+    rows: Rows
+    seconds_N: np.ndarray
 
 
 class LeRobotSource:
@@ -46,267 +46,230 @@ class LeRobotSource:
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self.name = path.name
-        self.files: Sequence[Path] = sorted(f for f in path.rglob("*") if f.is_file())
+        self.files: Sequence[Path] = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts)
+        )
         self._path, self._options = path, options
-        self._facts = load_json(path / "meta" / "info.json")
-        version = str(self._facts.get("codebase_version"))
-        if not version.startswith("v3"):
-            raise UserError(
-                f"{path} is a LeRobot dataset of version {version} and {VERSION} is read: convert "
-                "it with LeRobot's own lerobot.datasets.v30.convert_dataset_v21_to_v30."
-            )
-        _check_keys(self._facts, FACTS, path / "meta/info.json")
-        self._tasks = self._read_tasks()
-        tables = sorted((path / "meta" / "episodes").rglob("*.parquet"))
-        self._rows = [row for table in tables for row in _read_parquet(table).to_pylist()]
-        if not self._rows:
-            raise UserError(f"{path} lists no episodes in meta/episodes: copy the dataset again.")
-        for row in self._rows:
-            _check_keys(row, COLUMNS, path / "meta/episodes")
-        # Two tables at a time: files hold about 100 MB, and windows come in any order.
-        self._table = lru_cache(maxsize=2)(_read_parquet)
+        self._facts = Facts(path)
+        self._tasks, self._episodes = Tasks(path), EpisodeTable(path)
+        self._tables = StepTables(path)
+        self._steps = lru_cache(maxsize=4096)(lambda index: self._read(index)[0])
+        self._videos = lru_cache(maxsize=None)(
+            lambda camera: Videos(path, self._facts, self._episodes, camera)
+        )
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._episodes)
 
     def info(self, index: int) -> EpisodeInfo:
-        row, steps = self._rows[index], self._steps(index)
-        if "action" not in steps.column_names:
-            raise BadEpisode(f"{self._path} episode {index} has no column action")
-        actions = _matrix(steps["action"])
-        success, finish_step = self._outcome(row, steps, len(actions))
-        return EpisodeInfo(
-            name=str(row["episode_index"]),
-            actions_NA=actions,
-            num_frames=len(actions),
-            instruction=self._instruction(row, steps) or self._options.instruction,
-            success=success,
-            finish_step=finish_step,
-            camera=self._camera(index),
-            fps=float(self._facts["fps"]),
-            source=row.get("source") or self.name,
-            seed=row.get("seed"),
-        )
+        with self._named(index):
+            _, table = self._read(index)
+            actions = _actions(table)
+            success, finish_step = self._outcome(index, table, len(actions))
+            return EpisodeInfo(
+                name=str(self._episodes.whole(index, "episode_index")),
+                actions_NA=actions,
+                num_frames=len(actions),
+                instruction=self._instruction(index, table),
+                success=success,
+                finish_step=finish_step,
+                camera=self._camera(),
+                fps=self._facts.fps,
+                source=self._episodes.value(index, "source") or self.name,
+                seed=self._seed(index),
+            )
 
     def frames(self, index: int, times_T: np.ndarray) -> np.ndarray:
-        camera, row = self._camera(index), self._rows[index]
-        if self._facts["features"][camera]["dtype"] == "image":
-            frames = _decode_images(self._steps(index)[camera], times_T, f"{self._path} {index}")
-        else:
-            columns = {f"videos/{camera}/{key}" for key in PLACE} - row.keys()
-            if columns:
-                raise BadEpisode(f"{self._path} episode {index} lacks {', '.join(sorted(columns))}")
-            template = self._facts.get("video_path") or VIDEO_PATH
-            file = self._path / template.format(video_key=camera, **_place(row, f"videos/{camera}"))
-            fps = float(self._facts["fps"])
-            begin = float(row[f"videos/{camera}/from_timestamp"])
-            frames = video.read_frames(file, begin + np.asarray(times_T) / fps, fps)
+        with self._named(index):
+            camera, steps = self._camera(), self._steps(index)
+            if self._facts.features[camera]["dtype"] == "image":
+                frames = self._pictures(steps.rows, times_T, camera)
+            else:
+                frames = self._videos(camera).read(index, steps.seconds_N[times_T])
         return frames[:, ::-1, ::-1] if self._options.rotate else frames
 
-    def _steps(self, index: int) -> Any:
-        """The rows of one episode, a pyarrow Table."""
-        row = self._rows[index]
-        file = self._path / (self._facts.get("data_path") or DATA_PATH).format(
-            **_place(row, "data")
-        )
+    @contextlib.contextmanager
+    def _named(self, index: int) -> Iterator[None]:
         try:
-            table = self._table(file)
-        except UserError as error:
-            raise BadEpisode(str(error).rstrip(".")) from error
-        compute = require("pyarrow.compute")
-        steps = table.filter(compute.equal(table["episode_index"], row["episode_index"]))
-        if len(steps) != row["length"]:
+            yield
+        except BadEpisode as error:
+            number = self._episodes.value(index, "episode_index")
+            raise BadEpisode(f"{self.name} episode {number}: {error}") from error
+
+    def _read(self, index: int) -> tuple[Steps, Any]:
+        """The rows of an episode and a pyarrow Table of what `info` needs, both in order."""
+        place = self._episodes.place(index, "data")
+        file = self._path / self._facts.data_path.format(**place)
+        number = self._episodes.whole(index, "episode_index")
+        there = self._tables.columns(file)
+        action = next((name for name in ACTIONS if name in there), None)
+        if action is None:
+            raise BadEpisode(f"its table has no column action (it has: {', '.join(there)})")
+        length = self._episodes.whole(index, "length")
+        if not length:
+            raise BadEpisode("it has no steps by meta/episodes")
+        wanted = (action, *(c for c in (*ORDER, "task_index", *RESULTS) if c in there))
+        rows, table = self._tables.episode(file, number, wanted)
+        if len(rows) != length:
             raise BadEpisode(
-                f"{file} holds {len(steps)} of the {row['length']} steps of episode {index}"
+                f"{file.relative_to(self._path)} holds {len(rows)} of the {length} steps of "
+                f"episode {number}"
             )
-        return steps
+        order = _order(table)
+        table = table.take(order)
+        return Steps(rows.take(order), _seconds(table, self._facts.fps)), table
 
-    def _camera(self, index: int) -> str:
-        features = self._facts["features"].items()
-        cameras = [key for key, feature in features if feature["dtype"] in ("video", "image")]
-        return pick_camera(cameras, self._options.camera, f"{self._path} episode {index}")
+    def _camera(self) -> str:
+        features = self._facts.features
+        cameras = [key for key, f in features.items() if f.get("dtype") in ("video", "image")]
+        wanted = self._options.camera
+        depth = [camera for camera in cameras if _is_depth(features[camera])]
+        if wanted in depth:
+            raise BadEpisode(f"its camera {wanted} is a depth map: name one with colors")
+        colored = [c for c in cameras if c not in depth]
+        if not wanted:
+            colored = [c for c in colored if _has_colors(c, features[c])]
+            if cameras and not colored:
+                raise BadEpisode(f"it has no camera with colors (it has: {', '.join(cameras)})")
+        return pick_camera(colored, wanted, "it")
 
-    def _instruction(self, row: dict[str, Any], steps: Any) -> str:
-        if row.get("tasks"):
-            return str(row["tasks"][0])
-        return self._tasks.get(steps["task_index"][0].as_py(), "")
+    def _instruction(self, index: int, table: Any) -> str:
+        """What all rows say; the episode's own list only where rows or tasks say nothing."""
+        given, listed = self._options.instruction, self._episodes.tasks(index)
+        unknown = "names no task"
+        if "task_index" in table.column_names:
+            tasks_N = row_numbers(table, "task_index").astype(int)
+            texts = {task: self._tasks.text(task) for task in dict.fromkeys(tasks_N.tolist())}
+            if None not in texts.values():
+                _check_constant([texts[task] or "" for task in tasks_N.tolist()])
+                return texts[int(tasks_N[0])] or given
+            unnamed = next(task for task, text in texts.items() if text is None)
+            lacks = "does not list it" if self._tasks.found else "is missing"
+            unknown = f"has the task_index {unnamed}, and meta/tasks.parquet {lacks}"
+            listed = listed if len(texts) == 1 else []
+        if len(listed) == 1 and listed[0]:
+            return listed[0]
+        if not given:
+            raise BadEpisode(f"it {unknown}: give its instruction")
+        return given
 
-    def _outcome(self, row: dict[str, Any], steps: Any, count: int) -> tuple[bool | None, int]:
-        if row.get("success") is not None:
-            return bool(row["success"]), int(row.get("finish_step", count))
-        for column in ("next.success", "next.reward"):
-            if column in steps.column_names:
-                return outcome(_matrix(steps[column]).reshape(-1), count)
+    def _outcome(self, index: int, table: Any, count: int) -> tuple[bool | None, int]:
+        success = self._episodes.value(index, "success")
+        if success is not None:
+            if not isinstance(success, bool | int):
+                raise BadEpisode(
+                    f"meta/episodes has {success!r} for its success, not true or false"
+                )
+            known = self._episodes.value(index, "finish_step") is not None
+            return bool(success), self._episodes.whole(index, "finish_step") if known else count
+        for column in RESULTS:
+            if column in table.column_names:
+                return outcome(row_numbers(table, column), count)
         return None, count
 
-    def _read_tasks(self) -> dict[int, str]:
-        """The words by task_index; pandas keeps them in the index, which has no fixed name."""
-        file = self._path / "meta" / "tasks.parquet"
-        if not file.exists():
-            return {}
-        rows = _read_parquet(file).to_pylist()
-        return {
-            row["task_index"]: next(str(v) for k, v in row.items() if k != "task_index")
-            for row in rows
-        }
+    def _seed(self, index: int) -> int | None:
+        known = self._episodes.value(index, "seed") is not None
+        return self._episodes.whole(index, "seed") if known else None
+
+    def _pictures(self, rows: Rows, times_T: np.ndarray, camera: str) -> np.ndarray:
+        there = self._tables.columns(rows.file)
+        if camera not in there:
+            raise BadEpisode(f"its table has no column {camera} (it has: {', '.join(there)})")
+        frames = []
+        for time in times_T.tolist():
+            cell = self._tables.cell(rows, time, camera)
+            try:
+                frames.append(decode_picture(self._picture_file(cell)))
+            except ValueError as error:
+                raise BadEpisode(f"it has a damaged picture at step {time} ({error})") from error
+        if len({frame.shape for frame in frames}) > 1:
+            raise BadEpisode(f"its pictures in {camera} have different sizes")
+        return np.stack(frames)
+
+    def _picture_file(self, cell: Any) -> bytes:
+        """The bytes in a cell of Hugging Face's type Image, or in the file it names."""
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if isinstance(content, bytes) and content:
+            return content
+        path = cell.get("path") if isinstance(cell, dict) else None
+        if not path:
+            raise BadEpisode(f"it has {str(cell)[:60]!r} where an encoded picture belongs")
+        root = self._path.absolute()
+        # Not resolved: a snapshot of the Hub consists of links to files elsewhere.
+        file = Path(os.path.normpath(root / path))
+        if not file.is_relative_to(root):
+            raise BadEpisode(
+                f"its pictures are not in the table, which names files outside the dataset ({path})"
+            )
+        if not file.is_file():
+            raise BadEpisode(f"its pictures are not in the table, and the file {path} is missing")
+        return file.read_bytes()
 
 
-def _check_keys(found: dict[str, Any], wanted: set[str], where: Path) -> None:
-    if wanted - found.keys():
-        lacking = ", ".join(sorted(wanted - found.keys()))
-        raise UserError(f"{where} lacks {lacking}: copy the dataset again.")
+def _order(table: Any) -> np.ndarray:
+    """The rows of an episode in the order of time. Raises BadEpisode when it is not certain."""
+    key = next((key for key in ORDER if key in table.column_names), None)
+    if key is None:
+        return np.arange(len(table))
+    values = row_numbers(table, key)
+    order = np.argsort(values, kind="stable")
+    steps = np.diff(values[order])
+    if not (steps > 0).all():
+        raise BadEpisode(f"it has {key} {values[order][int(steps.argmin())]:g} in two rows")
+    if key == "frame_index" and not (steps == 1).all():
+        place = int(np.flatnonzero(steps != 1)[0])
+        raise BadEpisode(
+            f"it has no row between frame_index {values[order][place]:g} and "
+            f"{values[order][place + 1]:g}"
+        )
+    return order
 
 
-def _read_parquet(path: Path) -> Any:
-    arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
-    try:
-        return parquet.read_table(path)
-    except (OSError, arrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}): copy it again.") from error
+def _seconds(table: Any, fps: float) -> np.ndarray:
+    """Of the rows, which are in order; from their places where there are no timestamps."""
+    if "timestamp" not in table.column_names:
+        if "frame_index" in table.column_names:
+            return row_numbers(table, "frame_index") / fps
+        return np.arange(len(table)) / fps
+    seconds = row_numbers(table, "timestamp")
+    if not (np.diff(seconds) > 0).all():
+        step = int(np.diff(seconds).argmin())
+        raise BadEpisode(
+            f"its timestamps do not increase: {seconds[step]:.3f} s in step {step}, "
+            f"{seconds[step + 1]:.3f} s in the next"
+        )
+    return seconds
 
 
-def _matrix(column: Any) -> np.ndarray:
-    """float32 [N, A] of a column of lists, [N] of one of numbers."""
-    rows = column.to_pylist()
-    try:
-        return np.asarray(rows, np.float32)
-    except (ValueError, TypeError) as error:
-        raise BadEpisode(f"a column of numbers is damaged ({error})") from error
+def _actions(table: Any) -> np.ndarray:
+    """float32 [N, A]; an action of one number may be stored without a list."""
+    column = next(name for name in ACTIONS if name in table.column_names)
+    actions = numbers(table, column).astype(np.float32)
+    return actions[:, None] if actions.ndim == 1 else actions
 
 
-def _place(row: dict[str, Any], what: str) -> dict[str, int]:
-    return {key: int(row[f"{what}/{key}"]) for key in ("chunk_index", "file_index")}
+def _check_constant(texts: Sequence[str]) -> None:
+    for step in range(1, len(texts)):
+        if texts[step] != texts[0]:
+            raise BadEpisode(
+                f"it changes its instruction at step {step}, from {texts[0]!r} to {texts[step]!r}"
+            )
 
 
-def _decode_images(column: Any, times_T: np.ndarray, where: str) -> np.ndarray:
-    try:
-        files = [column[int(time)].as_py()["bytes"] for time in times_T]
-        return np.stack([decode_picture(file) for file in files])
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadEpisode(f"{where} has a damaged picture ({error})") from error
+def _is_depth(feature: dict[str, Any]) -> bool:
+    """What LeRobot's recorders say, in one of the places where they do."""
+    known = [feature, feature.get("info"), feature.get("video_info")]
+    keys = ("is_depth_map", "video.is_depth_map")
+    return any(bool(d.get(key)) for d in known if isinstance(d, dict) for key in keys)
 
 
-def write_lerobot(path: Path, episodes: Iterable[Episode]) -> int:
-    """Writes a new folder, whole or not at all; returns the episodes in it.
-
-    Videos are H.264 and lose a little. The format has as many frames as actions: a frame after the
-    last action is dropped. Its frame rate is a whole number, that of the first episode rounded.
-    """
-    iterator = iter(episodes)
-    first = next(iterator, None)
-    if first is None:
-        raise UserError("A LeRobot dataset without episodes cannot be written.")
-    camera, fps = first.info.camera, max(round(first.info.fps), 1)
-    if not camera.startswith("observation."):
-        camera = f"observation.images.{camera}"
-    infos: list[EpisodeInfo] = []
-
-    def videos() -> Iterator[np.ndarray]:
-        for episode in itertools.chain([first], iterator):
-            infos.append(episode.info)
-            yield episode.frames_FHWC[: len(episode.info.actions_NA)]
-
-    with new_folder(path) as folder:
-        file = folder / VIDEO_PATH.format(video_key=camera, chunk_index=0, file_index=0)
-        file.parent.mkdir(parents=True)
-        video.write_frames(file, videos(), fps)
-        _write_tables(folder, infos, camera, fps)
-        facts = _facts(infos, camera, list(first.frames_FHWC.shape[1:]), fps)
-        save_json(folder / "meta/info.json", facts)
-    return len(infos)
-
-
-def _tasks(infos: Sequence[EpisodeInfo]) -> list[str]:
-    return sorted({info.instruction for info in infos})
-
-
-def _episode_row(
-    number: int, info: EpisodeInfo, begin: int, camera: str, fps: int
-) -> dict[str, Any]:
-    end = begin + len(info.actions_NA)
-    return {
-        "episode_index": number,
-        "tasks": [info.instruction],
-        "length": len(info.actions_NA),
-        "data/chunk_index": 0,
-        "data/file_index": 0,
-        "dataset_from_index": begin,
-        "dataset_to_index": end,
-        f"videos/{camera}/chunk_index": 0,
-        f"videos/{camera}/file_index": 0,
-        f"videos/{camera}/from_timestamp": begin / fps,
-        f"videos/{camera}/to_timestamp": end / fps,
-        "success": info.success,
-        "finish_step": info.finish_step,
-        "source": info.source,
-        "seed": info.seed,
-    }
-
-
-def _write_tables(folder: Path, infos: Sequence[EpisodeInfo], camera: str, fps: int) -> None:
-    arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
-    tasks, lengths = _tasks(infos), [len(info.actions_NA) for info in infos]
-    begins = np.cumsum([0, *lengths]).tolist()
-    rows = [_episode_row(n, info, begins[n], camera, fps) for n, info in enumerate(infos)]
-    steps = np.concatenate([np.arange(n) for n in lengths])
-    actions_NA = np.concatenate([info.actions_NA for info in infos])
-    table = {
-        "action": list(actions_NA),
-        "timestamp": (steps / fps).astype(np.float32),
-        "frame_index": steps,
-        "episode_index": np.repeat(np.arange(len(infos)), lengths),
-        "index": np.arange(len(steps)),
-        "task_index": np.repeat([tasks.index(info.instruction) for info in infos], lengths),
-    }
-    for name, content in (
-        (DATA_PATH.format(chunk_index=0, file_index=0), arrow.table(table)),
-        (EPISODES_PATH, arrow.Table.from_pylist(rows)),
-        ("meta/tasks.parquet", _task_table(tasks)),
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(content, folder / name)
-    statistics = ActionStatistics.from_actions(actions_NA).to_json()
-    del statistics["mask"]
-    save_json(folder / "meta/stats.json", {"action": {**statistics, "count": [len(steps)]}})
-
-
-def _task_table(tasks: list[str]) -> Any:
-    """LeRobot reads it with pandas and finds a task by its row's name, hence the index."""
-    columns: list[dict[str, Any]] = [
-        {"name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
-        {"name": "task", "pandas_type": "unicode", "numpy_type": "object"},
-    ]
-    for column in columns:
-        column.update(field_name=column["name"], metadata=None)
-    index = {"index_columns": ["task"], "column_indexes": [], "columns": columns}
-    table = require("pyarrow").table({"task_index": range(len(tasks)), "task": tasks})
-    return table.replace_schema_metadata({"pandas": json.dumps(index)})
-
-
-def _facts(infos: Sequence[EpisodeInfo], camera: str, shape: list[int], fps: int) -> dict[str, Any]:
-    total, scalar = sum(len(info.actions_NA) for info in infos), {"shape": [1], "names": None}
-    width = infos[0].actions_NA.shape[1]
-    integers = ("frame_index", "episode_index", "index", "task_index")
-    return {
-        "codebase_version": VERSION,
-        "robot_type": None,
-        "total_episodes": len(infos),
-        "total_frames": total,
-        "total_tasks": len(_tasks(infos)),
-        "chunks_size": 1000,
-        "fps": fps,
-        "splits": {"train": f"0:{len(infos)}"},
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
-        "features": {
-            "action": {"dtype": "float32", "shape": [width], "names": None},
-            camera: {
-                "dtype": "video",
-                "shape": shape,
-                "names": ["height", "width", "channels"],
-            },
-            "timestamp": {"dtype": "float32", **scalar},
-            **{name: {"dtype": "int64", **scalar} for name in integers},
-        },
-    }
+def _has_colors(camera: str, feature: dict[str, Any]) -> bool:
+    """Neither the name nor the shape tells that these are no RGB pictures."""
+    shape, names = feature.get("shape"), feature.get("names")
+    channels = 3
+    if isinstance(shape, list) and len(shape) == 3:
+        places = [n for n, name in enumerate(names or []) if str(name).startswith("channel")]
+        channels = shape[places[0]] if places else min(shape[0], shape[-1])
+    return channels in (3, 4) and not NO_COLORS.search(camera.lower())

@@ -63,13 +63,22 @@ class Windows:
         self.dataset, self._spec = dataset, spec
         counts = [spec.starts(entry.steps, entry.num_frames) for entry in dataset.episodes]
         self._ends = np.cumsum(counts)
+        self.too_short = counts.count(0)
         # Actions of the latest episodes: windows of one often follow each other closely.
         self._info = lru_cache(maxsize=1024)(partial(checked_info, dataset.source))
         self.skipped = 0
         self._lock = threading.Lock()
         if not self._ends[-1]:
             raise UserError(
-                f"No episode of {dataset.name} is long enough for a chunk of {spec.chunk} actions."
+                f"No episode of {dataset.name} is long enough for a chunk of {spec.chunk} actions: "
+                "the longest has "
+                f"{max(entry.steps for entry in dataset.episodes)}, set a smaller chunk."
+            )
+        if self.too_short:
+            warnings.warn(
+                f"{dataset.name}: {self.too_short} of {len(counts)} episodes are too short for a "
+                f"chunk of {spec.chunk} actions and are left out",
+                stacklevel=2,
             )
 
     def __len__(self) -> int:
@@ -106,7 +115,7 @@ class Windows:
 
     def _count(self, error: BadEpisode) -> None:
         if self.dataset.on_bad == "refuse":
-            raise UserError(f"{error}: mend it or set on_bad to skip.") from error
+            raise UserError(f"{error}: repair it or set on_bad to skip.") from error
         warnings.warn(f"{error}: the next episode takes its place", stacklevel=2)
         with self._lock:
             self.skipped += 1
@@ -120,7 +129,7 @@ class WindowLoader:
       instructions: those that `instruction_id_B` points into; None for the mixture's own.
       image_size: frames of another height or width are resized to it (Lanczos).
       clip: whether normalized actions are clipped to [-1, 1]: yes for labels of a policy, no for a
-        world model, which is told what was done.
+        world model, whose frames follow from what was done.
       rows: which rows of the global batch are wanted (`runtime.mesh.host_rows`); None for all.
     """
 
@@ -140,9 +149,10 @@ class WindowLoader:
         self.instructions = tuple(instructions or mixture.instructions)
         unknown = sorted(set(mixture.instructions) - set(self.instructions))
         if unknown:
+            asked = f"to {unknown[0]!r}" if unknown[0] else "for nothing (there is no instruction)"
             raise UserError(
-                f"The data ask to {unknown[0]!r} and the task knows: "
-                f"{', '.join(self.instructions)}; leave config.task empty to take the data's words."
+                f"The data ask {asked} and the task knows: {', '.join(self.instructions)}; leave "
+                "config.task empty to take the data's instructions."
             )
         self._windows = [Windows(dataset, spec) for dataset in mixture.datasets]
         self._image_size, self._clip = image_size, clip
@@ -182,18 +192,18 @@ class WindowLoader:
         return grain.MapDataset.mix(orders, weights=shares).batch(batch_size)
 
     def _read(self, order_B2: np.ndarray) -> Batch:
-        frames, actions, goals, starts = [], [], [], []
+        frames, actions, instructions, starts = [], [], [], []
         for number, window in order_B2[self._rows]:
             windows = self._windows[number]
             frames_THWC, actions_KA, instruction, start = windows.read(int(window))
             frames.append(resized(frames_THWC, self._image_size))
             actions.append(windows.dataset.statistics.normalize(actions_KA, clip=self._clip))
-            goals.append(self.instructions.index(instruction))
+            instructions.append(self.instructions.index(instruction))
             starts.append(start)
         return {
             "frames_BTHWC": np.stack(frames),
             "actions_BKA": np.stack(actions).astype(np.float32),
-            "instruction_id_B": np.asarray(goals, np.int32),
+            "instruction_id_B": np.asarray(instructions, np.int32),
             "start_B": np.asarray(starts, np.int32),
         }
 

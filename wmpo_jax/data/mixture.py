@@ -10,18 +10,23 @@ Every dataset keeps its own action statistics.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from wmpo_jax.data import places
 from wmpo_jax.data.dataset import Dataset, open_dataset
 from wmpo_jax.data.episodes import ReadOptions
 from wmpo_jax.data.openx import MAGIC_SOUP_PLUS_MINUS
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_json
 
-OPTIONS = {field.name for field in dataclasses.fields(ReadOptions)}
+# The options of a dataset and their types, str or bool.
+OPTIONS = {field.name: type(field.default) for field in dataclasses.fields(ReadOptions)}
+ROTATIONS = (0, 180)  # degrees
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +39,7 @@ class Mixture:
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """All that is asked for, sorted."""
+        """All instructions, sorted."""
         return tuple(sorted({e.instruction for d in self.datasets for e in d.episodes}))
 
     @property
@@ -42,29 +47,105 @@ class Mixture:
         return len(self.datasets[0].statistics.mask)
 
 
-def open_mixture(path: Path | str, *, on_bad: str = "refuse", verify: str = "all") -> Mixture:
+def open_section(section: ConfigDict) -> Mixture | None:
+    """The datasets of a config's section `data`; None when it names no source.
+
+    Raises:
+      UserError: a rotation that there is not, options beside a mixture's .json, which has its own,
+        or what `open_mixture` finds.
+    """
+    if not section.source:
+        return None
+    rotation = section.get("rotation", 0)
+    if rotation not in ROTATIONS:
+        raise UserError(f"config.data.rotation is {rotation!r}: choose from 0 and 180 degrees.")
+    options = ReadOptions(
+        camera=section.get("camera", ""),
+        instruction=section.get("instruction", ""),
+        rotate=rotation == 180,
+    )
+    return open_mixture(
+        section.source, on_bad=section.on_bad, verify=section.verify, options=options
+    )
+
+
+def open_mixture(
+    path: Path | str,
+    *,
+    on_bad: str = "refuse",
+    verify: str = "all",
+    options: ReadOptions | None = None,
+) -> Mixture:
     """Opens a mixture's .json, or any dataset as a mixture of one.
+
+    Args:
+      options: of the one dataset; those of a mixture's datasets are in its file.
 
     Raises:
       UserError: an unknown field, a weight that is not positive, actions of different widths, or
         what `open_dataset` finds.
     """
-    path = Path(path)
-    if path.suffix != ".json":
-        return Mixture([open_dataset(path, on_bad=on_bad, verify=verify)], [1.0])
-    content = load_json(path)
-    listed = content.get("datasets") if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not listed:
-        raise UserError(f'{path} lists no datasets: write {{"datasets": [{{"path": ...}}]}}.')
+    path, options = places.local_path(path), options or ReadOptions()
+    if path.suffix.lower() != ".json":
+        return Mixture([open_dataset(path, options, on_bad=on_bad, verify=verify)], [1.0])
+    if options != ReadOptions():
+        raise UserError(
+            f"{path} is a mixture: give camera, instruction and rotate there, for each dataset."
+        )
+    listed, balance = _listing(path)
     members = [_member(path, entry) for entry in listed]
+    _check_repetition(path, members)
     datasets = [
         open_dataset(folder, options, on_bad=on_bad, verify=verify)
         for folder, _, options in members
     ]
-    widths = {dataset.name: len(dataset.statistics.mask) for dataset in datasets}
-    if len(set(widths.values())) > 1:
-        raise UserError(f"The actions of {path} have different widths: {widths}; name recipes.")
-    return Mixture(datasets, [weight for _, weight, _ in members], content.get("balance", True))
+    _check_widths(path, members, datasets)
+    return Mixture(datasets, [weight for _, weight, _ in members], balance)
+
+
+def _listing(path: Path) -> tuple[list[Any], bool]:
+    """The entries of `datasets`, and `balance`."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"There is no readable mixture at {path} ({error.strerror}): give another path."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): correct it.") from error
+    listed = content.get("datasets") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise UserError(f'{path} lists no datasets: write {{"datasets": [{{"path": ...}}]}}.')
+    unknown = set(content) - {"datasets", "balance"}
+    if unknown or not isinstance(content.get("balance", True), bool):
+        raise UserError(
+            f"{path} may have `datasets` and `balance` (true or false) and has "
+            f"{', '.join(f'{key}: {value}' for key, value in content.items() if key != 'datasets')}"
+            ": correct it."
+        )
+    return listed, content.get("balance", True)
+
+
+def _check_repetition(path: Path, members: Sequence[tuple[Path, float, ReadOptions]]) -> None:
+    seen = set()
+    for folder, _, options in members:
+        if (key := (folder.resolve(), options)) in seen:
+            raise UserError(f"{path} lists {folder} twice: give it once, with another weight.")
+        seen.add(key)
+
+
+def _check_widths(
+    path: Path, members: Sequence[tuple[Path, float, ReadOptions]], datasets: Sequence[Dataset]
+) -> None:
+    """By path: datasets of two people may have one name."""
+    widths = [len(dataset.statistics.mask) for dataset in datasets]
+    other = next((n for n, width in enumerate(widths) if width != widths[0]), None)
+    if other is not None:
+        raise UserError(
+            f"The datasets of {path} have different widths: {members[0][0]} has {widths[0]} "
+            f"numbers per action and {members[other][0]} has {widths[other]}; name recipes, or "
+            "leave one out."
+        )
 
 
 def magic_soup(folder: Path) -> dict[str, Any]:
@@ -83,16 +164,21 @@ def magic_soup(folder: Path) -> dict[str, Any]:
 
 
 def _member(path: Path, entry: Any) -> tuple[Path, float, ReadOptions]:
-    if not isinstance(entry, dict) or "path" not in entry:
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise UserError(f"A dataset of {path} has no path: {entry}.")
-    unknown = set(entry) - OPTIONS - {"path", "weight"}
+    unknown = set(entry) - OPTIONS.keys() - {"path", "weight"}
     if unknown:
         raise UserError(
             f"{path} has the unknown field {', '.join(sorted(unknown))}; known are path, weight, "
             f"{', '.join(sorted(OPTIONS))}."
         )
     weight = entry.get("weight", 1.0)
-    if not isinstance(weight, int | float) or not weight > 0:
+    if type(weight) not in (int, float) or not 0 < weight < float("inf"):
         raise UserError(f"{path} gives {entry['path']} the weight {weight}: write one above 0.")
-    options = ReadOptions(**{key: entry[key] for key in OPTIONS & set(entry)})
-    return path.parent / entry["path"], float(weight), options
+    options = {key: entry[key] for key in OPTIONS if key in entry}
+    for key, value in options.items():
+        if type(value) is not OPTIONS[key]:
+            kind = "true or false" if OPTIONS[key] is bool else "text"
+            raise UserError(f"{path} gives {entry['path']} the {key} {value!r}: write {kind}.")
+    folder = places.local_path(entry["path"], path.parent)
+    return folder, float(weight), ReadOptions(**options)

@@ -7,6 +7,7 @@ are decoded here, one by one when they are asked for, by the decoder that gives 
 """
 
 import contextlib
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -16,20 +17,29 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from wmpo_jax.data import openx
+from wmpo_jax.data import openx, places
 from wmpo_jax.data.episodes import (
     BadEpisode,
     EpisodeInfo,
     ReadOptions,
+    cause,
+    frame_rate,
     outcome,
     pick_camera,
+    seed_of,
 )
 from wmpo_jax.data.extras import require
+from wmpo_jax.data.instructions import as_text, is_text, one_of
 from wmpo_jax.data.jpeg import decode_picture
+from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.runtime.errors import UserError
 
-FPS = 20.0  # LIBERO's; RLDS does not say
 SPLIT = "train"
+# Fields of a step, then of its observation, that hold the instruction. DROID has three ways to say
+# it, of which some may be empty.
+_OF_STEP = ("language_instruction", "language_instruction_2", "language_instruction_3")
+_OF_OBSERVATION = ("natural_language_instruction", "instruction")
+_PICTURE_FILES = (b"\xff\xd8", b"\x89PNG")  # how JPEG and PNG begin
 # What tensorflow-datasets and the file readers raise for a damaged record.
 DAMAGE = (DecodeError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError)
 
@@ -39,21 +49,28 @@ class RldsSource:
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         datasets = require("tensorflow_datasets")
+        split = options.split or SPLIT
         try:
             info = datasets.builder_from_directory(str(path)).info
             self._features = info.features
-            shards = [Path(str(file)) for file in info.splits[SPLIT].filepaths]
+            splits = {name: info.splits[name].filepaths for name in info.splits}
             self._cameras = _pictures(self._features["steps"].feature["observation"])
         except (OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+            refuse_passing(error, str(path))
             raise UserError(
-                f"{path} is not a readable RLDS dataset with a split {SPLIT} ({reason}): give the "
-                "folder that holds features.json."
+                f"{path} is not a readable RLDS dataset ({cause(error)}): give the folder that "
+                "holds features.json."
             ) from error
+        if split not in splits:
+            known = ", ".join(splits) or "none"
+            raise UserError(
+                f"{path} has no split {split} (it has: {known}): name one with the option `split`."
+            )
+        shards = [Path(str(file)) for file in splits[split]]
         self.name = info.name
         self.files: Sequence[Path] = [path / "features.json", path / "dataset_info.json", *shards]
         self._options = options
-        self._decoders = _skipping(datasets, self._cameras)
+        self._decoders = _skipping(datasets, self._features, self._cameras)
         self._records = [place for shard in shards for place in _records(shard)]
         if not self._records:
             raise UserError(f"{path} holds no episodes: copy the dataset again.")
@@ -65,29 +82,33 @@ class RldsSource:
 
     def info(self, index: int) -> EpisodeInfo:
         steps, metadata, where = *self._episode(index), self._where(index)
-        stacked = _stack([_numbers(step) for step in steps])
+        cameras = {*self._cameras, *_encoded(steps[0])}
+        stacked = _stack([_numbers(step, cameras) for step in steps])
         actions = openx.actions(stacked, self._options.recipe, where)
         success, finish_step = _outcome(metadata, stacked, len(actions))
+        fps, fps_known = frame_rate(_known(metadata, "fps"), where)
         return EpisodeInfo(
-            name=_text(metadata.get("name", b"")) or str(index),
+            name=as_text(metadata.get("name", ""), where) or str(index),
             actions_NA=actions,
             # Recipes that look at the next state leave the last frame without an action.
             num_frames=min(len(steps) - openx.skip(self._options.recipe), len(actions) + 1),
-            instruction=_instruction(steps[0]) or self._options.instruction,
+            instruction=_instruction(steps, metadata, where) or self._options.instruction,
             success=success,
             finish_step=finish_step,
-            camera=self._camera(index),
-            fps=float(metadata.get("fps", FPS)),
-            source=_text(metadata.get("source", b"")) or self.name,
-            seed=_seed(metadata),
+            camera=self._camera(index, steps[0]),
+            fps=fps,
+            source=as_text(metadata.get("source", ""), where) or self.name,
+            seed=seed_of(_known(metadata, "seed"), where),
+            fps_known=fps_known,
         )
 
     def frames(self, index: int, times_T: np.ndarray) -> np.ndarray:
-        steps, camera = self._episode(index)[0], self._camera(index)
+        steps = self._episode(index)[0]
+        camera = self._camera(index, steps[0])
         steps = steps[openx.skip(self._options.recipe) :]
         try:
             files = [steps[int(time)]["observation"][camera] for time in times_T]
-            frames = np.stack([decode_picture(file) for file in files])
+            frames = np.stack([_picture(file) for file in files])
         except (ValueError, IndexError) as error:
             raise BadEpisode(f"{self._where(index)} has a damaged picture ({error})") from error
         return frames[:, ::-1, ::-1] if self._options.rotate else frames
@@ -103,9 +124,15 @@ class RldsSource:
             raise BadEpisode(f"{self._where(index)} has no steps")
         return steps, metadata
 
-    def _camera(self, index: int) -> str:
+    def _camera(self, index: int, step: dict[str, Any]) -> str:
+        cameras = self._cameras or _encoded(step)
+        if not cameras:
+            raise BadEpisode(
+                f"{self._where(index)} has no pictures of uint8 [H, W, 3] among its observations: "
+                f"{', '.join(step['observation'])}"
+            )
         wanted = self._options.camera or openx.camera(self._options.recipe)
-        return pick_camera(self._cameras, wanted, self._where(index))
+        return pick_camera(cameras, wanted, self._where(index))
 
     def _where(self, index: int) -> str:
         shard, place = self._records[index]
@@ -114,6 +141,7 @@ class RldsSource:
 
 def _records(shard: Path) -> list[tuple[Path, int]]:
     """(file, place) of every record: a byte offset in a TFRecord, a number in an ArrayRecord."""
+    places.refuse_pointer(shard)
     if ".array_record" in shard.name:
         return [(shard, number) for number in range(_count_array_records(shard))]
     return [(shard, offset) for offset in _tfrecord_offsets(shard)]
@@ -144,10 +172,11 @@ def _read_record(shard: Path, place: int) -> bytes:
     with shard.open("rb") as file:
         file.seek(place)
         (length,) = struct.unpack("<Q", file.read(8))
+        # Not read before it is compared: a damaged length may ask for all memory.
+        if place + 12 + length > shard.stat().st_size:
+            raise EOFError("the file is cut off")
         file.seek(4, 1)
         content = file.read(length)
-    if len(content) < length:
-        raise EOFError("the file is cut off")
     return content
 
 
@@ -169,28 +198,48 @@ def _array_record_reader(shard: Path) -> contextlib.closing:
 
 
 def _pictures(observation: Any) -> list[str]:
-    """Keys of the color pictures among the observations."""
+    """Keys of the color pictures among the observations, files or plain arrays."""
     return [
         key
         for key, feature in observation.items()
-        if type(feature).__name__ == "Image" and feature.shape[-1] == 3
+        if type(feature).__name__ in ("Image", "Tensor")
+        and len(feature.shape) == 3
+        and feature.shape[-1] == 3
+        and feature.np_dtype == np.uint8
     ]
 
 
-def _skipping(datasets: Any, cameras: list[str]) -> dict[str, Any]:
-    skip = {camera: datasets.decode.SkipDecoding() for camera in cameras}
+def _skipping(datasets: Any, features: Any, cameras: list[str]) -> dict[str, Any]:
+    """Leaves the files of pictures as they are; plain arrays are parsed with the rest."""
+    observation = features["steps"].feature["observation"]
+    files = [camera for camera in cameras if type(observation[camera]).__name__ == "Image"]
+    skip = {camera: datasets.decode.SkipDecoding() for camera in files}
     return {"steps": {"observation": skip}}
 
 
-def _numbers(value: Any) -> Any:
+def _encoded(step: dict[str, Any]) -> list[str]:
+    """Keys of observations that are declared as text and hold the file of a picture."""
+    return [
+        key
+        for key, value in step["observation"].items()
+        if isinstance(value, bytes) and value.startswith(_PICTURE_FILES)
+    ]
+
+
+def _picture(value: Any) -> np.ndarray:
+    return decode_picture(value) if isinstance(value, bytes) else np.asarray(value)
+
+
+def _numbers(value: Any, cameras: set[str]) -> Any:
     """The numeric arrays of a step, in its own nesting; pictures and text are left out."""
     if isinstance(value, dict):
-        return {key: _numbers(below) for key, below in value.items() if not _is_text(below)}
+        kept = {k: v for k, v in value.items() if k not in cameras}
+        return {k: _numbers(v, cameras) for k, v in kept.items() if _is_numeric(v)}
     return np.asarray(value)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, bytes | str) or getattr(value, "dtype", None) == np.object_
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, dict) or not is_text(value)
 
 
 def _stack(steps: list[Any]) -> Any:
@@ -200,29 +249,32 @@ def _stack(steps: list[Any]) -> Any:
     return np.stack(steps)
 
 
-def _instruction(step: dict[str, Any]) -> str:
-    observation = step["observation"]
-    for place, key in (
-        (step, "language_instruction"),
-        (observation, "natural_language_instruction"),
-        (observation, "instruction"),
-    ):
-        if key in place and _is_text(place[key]):
-            return _text(place[key])
+def _instruction(steps: list[dict[str, Any]], metadata: dict[str, Any], where: str) -> str:
+    """Of the first field that has any; "" when none has."""
+    observations = [step["observation"] for step in steps]
+    fields = itertools.chain(
+        ((steps, key) for key in _OF_STEP),
+        ((observations, key) for key in _OF_OBSERVATION),
+        (([metadata], key) for key in _OF_STEP),
+    )
+    for holders, key in fields:
+        if key in holders[0] and is_text(holders[0][key]):
+            found = one_of((holder[key] for holder in holders), where)
+            if found:
+                return found
     return ""
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _seed(metadata: dict[str, Any]) -> int | None:
-    known = "finish_step" in metadata and metadata["seed"] >= 0  # ours
-    return int(metadata["seed"]) if known else None
+def _known(metadata: dict[str, Any], key: str) -> Any:
+    """A value of the metadata; None where ours have -1, which says that nobody knows."""
+    value = metadata.get(key)
+    return None if value is None or (not is_text(value) and value < 0) else value
 
 
 def _outcome(metadata: dict[str, Any], stacked: Any, steps: int) -> tuple[bool | None, int]:
-    if "finish_step" in metadata:  # one of ours, where -1 says that nobody knows
-        success, finish_step = int(metadata["success"]), int(metadata["finish_step"])
-        return (None if success < 0 else bool(success)), finish_step
+    if "success" in metadata or "finish_step" in metadata:
+        known = _known(metadata, "success")
+        finish_step = _known(metadata, "finish_step")
+        success = None if known is None else bool(known)
+        return success, steps if finish_step is None else int(finish_step)
     return outcome(stacked.get("reward"), steps)

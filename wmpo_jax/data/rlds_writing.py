@@ -91,7 +91,7 @@ def _example(episode: Episode) -> dict[str, Any]:
         "episode_metadata": {
             "name": info.name,
             "source": info.source,
-            "fps": info.fps,
+            "fps": info.fps if info.fps_known else -1.0,
             "success": known,
             "finish_step": info.finish_step,
             "seed": -1 if info.seed is None else info.seed,

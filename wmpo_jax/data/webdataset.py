@@ -10,6 +10,7 @@ Arrays lie in the tar uncompressed and are read through a memory map: a window c
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,22 @@ from typing import Any
 
 import numpy as np
 
-from wmpo_jax.data.episodes import BadEpisode, Episode, EpisodeInfo, ReadOptions
+from wmpo_jax.data import places
+from wmpo_jax.data.episodes import (
+    BadEpisode,
+    Episode,
+    EpisodeInfo,
+    ReadOptions,
+    frame_rate,
+    seed_of,
+)
+from wmpo_jax.data.instructions import as_text, sentence
+from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import replacing
 
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 MEMBERS = ("video.npy", "action.npy", "meta.json")
-FPS = 20.0  # control steps per second of robosuite's environments; the reference's tars do not say
 
 
 @dataclass
@@ -39,8 +50,8 @@ class WebDatasetSource:
     """`EpisodeSource` of one .tar or of all in a folder, in the order of their names."""
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
-        self.name = path.stem
-        self.files: Sequence[Path] = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        self.name = path.name if path.is_dir() else path.stem
+        self.files: Sequence[Path] = places.files_named(path, ".tar")
         self._options = options
         self._samples = [sample for shard in self.files for sample in _index(shard)]
         if not self._samples:
@@ -50,29 +61,29 @@ class WebDatasetSource:
         return len(self._samples)
 
     def info(self, index: int) -> EpisodeInfo:
-        sample = self._samples[index]
+        sample, where = self._samples[index], _where(self._samples[index])
         meta = _meta(sample)
         actions, video = _array(sample, "action.npy"), _array(sample, "video.npy")
         complete = meta.get("complete", True)  # the reference's demonstrations lack it
         finish = meta.get("finish_step", len(actions))
         steps = meta.get("steps", finish)
         if type(finish) is not int or type(steps) is not int:
-            raise BadEpisode(f"{_where(sample)} has the steps {steps!r}, finished at {finish!r}")
+            raise BadEpisode(f"{where} has the steps {steps!r}, finished at {finish!r}")
         if steps > len(actions) or steps > len(video):
-            raise BadEpisode(
-                f"{_where(sample)} claims {steps} steps and holds {len(actions)} actions"
-            )
+            raise BadEpisode(f"{where} claims {steps} steps and holds {len(actions)} actions")
+        fps, fps_known = frame_rate(meta.get("fps"), where)
         return EpisodeInfo(
-            name=str(meta.get("unique_id", sample.key)),
+            name=str(meta.get("unique_id") or sample.key),
             actions_NA=np.array(actions[:steps], np.float32),
             num_frames=min(steps + 1, len(video)),
-            instruction=meta.get("instruction", "") or self._options.instruction,
+            instruction=sentence(meta.get("instruction"), where) or self._options.instruction,
             success=None if complete is None else bool(complete),
             finish_step=finish,
-            camera=meta.get("camera", "agentview"),
-            fps=float(meta.get("fps", FPS)),
-            source=meta.get("source", self.name),
-            seed=meta.get("seed"),
+            camera=as_text(meta.get("camera") or "agentview", where),
+            fps=fps,
+            source=as_text(meta.get("source") or self.name, where),
+            seed=seed_of(meta.get("seed"), where),
+            fps_known=fps_known,
         )
 
     def frames(self, index: int, times_T: np.ndarray) -> np.ndarray:
@@ -105,7 +116,7 @@ def _members(episode: Episode) -> Iterable[tuple[str, bytes]]:
         "steps": len(info.actions_NA),
         "instruction": info.instruction,
         "camera": info.camera,
-        "fps": info.fps,
+        "fps": info.fps if info.fps_known else None,
         "source": info.source,
         "seed": info.seed,
     }
@@ -124,20 +135,36 @@ def _index(shard: Path) -> list[_Sample]:
     """The samples of a tar; of a truncated one also the sample that was cut."""
     samples: dict[str, _Sample] = {}
     try:
-        with tarfile.open(shard) as tar:
+        # "r:": arrays are mapped where they lie, which a compressed tar does not allow.
+        with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                folder, _, base = member.name.rpartition("/")
-                key, _, name = base.partition(".")
-                if name in MEMBERS:
-                    key = f"{folder}/{key}" if folder else key
+                key, name = _key(member.name)
+                if name:
                     sample = samples.setdefault(key, _Sample(key, shard))
                     sample.places[name] = (member.offset_data, member.size)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {shard}: give another path.") from error
     except tarfile.TarError as error:
         if not samples:
+            places.refuse_pointer(shard)
+            if _first_bytes(shard).startswith(COMPRESSED):
+                raise UserError(f"{shard} is compressed: unpack it first.") from error
             raise UserError(f"{shard} is not a readable tar ({error}): copy it again.") from error
+    except OSError as error:
+        refuse_passing(error, str(shard))
+        raise UserError(f"{shard} cannot be read ({error.strerror}): copy it again.") from error
     return list(samples.values())
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _key(path: str) -> tuple[str, str]:
+    """(key, member) of a file in a tar; keys may contain dots. The member is "" for other files."""
+    name = next((name for name in MEMBERS if path.endswith(f".{name}")), "")
+    return path.removesuffix(f".{name}"), name
 
 
 def _meta(sample: _Sample) -> dict[str, Any]:
@@ -166,9 +193,11 @@ def _array(sample: _Sample, name: str) -> np.ndarray:
         except (ValueError, AttributeError) as error:
             raise BadEpisode(f"{_where(sample)} has a damaged {name} ({error})") from error
         begin = file.tell()
-    if dtype.hasobject or begin + int(np.prod(shape)) * dtype.itemsize > offset + size:
+    if dtype.hasobject or begin + math.prod(shape) * dtype.itemsize > offset + size:
         raise BadEpisode(f"{_where(sample)} has a damaged {name} (more data than bytes)")
     order = "F" if fortran else "C"
+    if not math.prod(shape):
+        return np.empty(shape, dtype)  # nothing can be mapped
     return np.memmap(sample.shard, dtype, "r", begin, shape, order)
 
 

@@ -101,7 +101,7 @@ class Data(Section):
     chunk: Annotated[int, Field(ge=1, le=1000)]
     camera: str = ""
     instruction: str = ""
-    rotation: Literal[-1, 0, 90, 180, 270] = -1  # degrees; -1: as the file says
+    rotation: Literal[0, 180] = 0  # degrees; 0: as the file says
 
 
 class Libero(Section):
@@ -239,7 +239,6 @@ class Improve(Section):
     groups: Starts
     group_size: Annotated[int, Field(ge=2, le=1_000_000)]
     attempts: Annotated[int, Field(ge=1, le=10_000)]
-    chunks: Annotated[int, Field(ge=1, le=10_000)] = 1
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     minibatch: Batch
     micro_chunks: Annotated[int, Field(ge=0, le=10_000)] = 0  # 0: all of an episode's
@@ -307,8 +306,8 @@ class Evaluate(Section):
 class EvaluateImported(Section):
     folder: Place
     statistics: str
+    lanczos: bool
     jpeg: bool
-    bins: Annotated[int, Field(ge=2, le=32_000)] = 256
 
 
 class Config(Section):
