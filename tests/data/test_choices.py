@@ -88,7 +88,7 @@ def test_splits_of_rlds(tmp_path):
 def test_options_that_do_not_apply(tmp_path):
     WRITERS["webdataset"](tmp_path / "set.tar", [make_episode(0, 8)])
     for options in (ReadOptions(recipe="libero"), ReadOptions(split="train")):
-        with pytest.raises(UserError, match="webdataset dataset, to which `(recipe|split)` does"):
+        with pytest.raises(UserError, match=r"webdataset dataset, to which `(recipe|split)` does"):
             open_source(tmp_path / "set.tar", options)
 
 
