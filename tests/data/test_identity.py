@@ -177,7 +177,7 @@ def wide(path, width):
 
 
 def test_datasets_of_one_name(tmp_path):
-    """Two people's recordings are told apart by their paths."""
+    """Two people's recordings are distinguished by their paths."""
     for owner, width in (("anna", 7), ("bert", 8), ("carl", 7)):
         wide(tmp_path / owner / "pick.hdf5", width)
     paths = [{"path": f"{owner}/pick.hdf5"} for owner in ("anna", "bert", "carl")]
