@@ -5,7 +5,8 @@ units. The reference pads videos with zeros after `finish_step`, so nothing late
 our own key `steps` says that the arrays are real up to there. The other arrays of its samples
 (tokens, pixel values) can be computed again and are not read.
 
-Arrays are stored in the tar uncompressed and read through a memory map: a window costs its own bytes.
+Arrays are stored in the tar uncompressed and read through a memory map: a window costs its own
+bytes.
 """
 
 import io
