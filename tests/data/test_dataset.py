@@ -58,7 +58,7 @@ def test_other_content_is_looked_at_anew(tmp_path, episodes):
     content[place : place + 4] = np.float32(5.0).tobytes()  # same name, same size
     (tmp_path / "set.tar").write_bytes(content)
     after = open_dataset(tmp_path / "set.tar").statistics
-    assert (before.max[0] < 1.0, after.max[0]) == (True, 5.0)
+    assert (before.to_json()["max"][0] < 1.0, after.to_json()["max"][0]) == (True, 5.0)
 
 
 def test_a_damaged_memory_is_made_again(tmp_path, episodes):

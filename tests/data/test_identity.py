@@ -53,7 +53,7 @@ def test_too_few_file_handles(one):
     """The limit of the operating system itself, met in the middle of opening."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
-    source = open_source(one, ReadOptions())
+    source = Hdf5Source(one, ReadOptions())
     source._open.popitem()[1].close()
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), limits[1]))
@@ -75,7 +75,7 @@ def test_more_files_than_are_kept_open(tmp_path, monkeypatch):
     monkeypatch.setattr("wmpo_jax.data.hdf5.OPEN_FILES", 2)
     for number in range(5):
         builders.hdf5(tmp_path / f"{number}.hdf5", lambda file, n=number: builders.demo(file, n))
-    source = open_source(tmp_path, ReadOptions())
+    source = Hdf5Source(tmp_path, ReadOptions())
     assert [source.info(index).actions_NA[0, 0] for index in range(5)] == [0, 20, 40, 60, 80]
     assert len(source._open) == 2
 
@@ -177,7 +177,7 @@ def wide(path, width):
 
 
 def test_datasets_of_one_name(tmp_path):
-    """Two people's recordings are told apart by their paths."""
+    """Two people's recordings are distinguished by their paths."""
     for owner, width in (("anna", 7), ("bert", 8), ("carl", 7)):
         wide(tmp_path / owner / "pick.hdf5", width)
     paths = [{"path": f"{owner}/pick.hdf5"} for owner in ("anna", "bert", "carl")]

@@ -70,7 +70,7 @@ def test_hdf5_without_meaning(tmp_path, name, value, reason):
         open_dataset(path)
 
 
-def test_none_is_told_and_can_be_given(tmp_path):
+def test_no_instruction_is_reported_and_can_be_given(tmp_path):
     path = builders.hdf5(tmp_path / "set.hdf5", builders.demo)
     with pytest.warns(UserWarning, match="1 of 1 episodes have no instruction"):
         open_dataset(path)

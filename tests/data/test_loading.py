@@ -162,6 +162,10 @@ def test_episodes_too_short_for_a_chunk(tmp_path):
     write_webdataset(tmp_path / "set.tar", [make_episode(0, 5)])
     with pytest.raises(UserError, match="long enough for a chunk of 8"):
         loader(open_mixture(tmp_path / "set.tar"))
+    write_webdataset(tmp_path / "some.tar", [make_episode(n, 5 + 4 * (n == 1)) for n in range(3)])
+    with pytest.warns(UserWarning, match="2 of 3 episodes are too short for a chunk of 8 actions"):
+        windows = Windows(open_dataset(tmp_path / "some.tar"), REFERENCE)
+    assert (len(windows), windows.too_short) == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path, help="the new folder or file")
     convert.add_argument("--format", choices=FORMATS, required=True)
     convert.add_argument("--on-bad", choices=("refuse", "skip"), default="refuse")
-    openx = commands.add_parser("openx", help="write OpenVLA's mixture of what lies in a folder")
-    openx.add_argument("path", type=Path, help="where the datasets lie under their TFDS names")
+    openx = commands.add_parser("openx", help="write OpenVLA's mixture of what is in a folder")
+    openx.add_argument("path", type=Path, help="where the datasets are under their TFDS names")
     openx.add_argument("target", type=Path, help="the mixture's .json")
     return parser
 

@@ -37,7 +37,7 @@ _SIGNS = {
     "*.tar": "webdataset",
 }
 _SUFFIXES = {".tar": "webdataset", ".hdf5": "hdf5", ".h5": "hdf5"}
-# Files of these two may lie in any folder, for another reason; the others are folders of their own.
+# Files of these two may be in any folder, for another reason; the others are folders of their own.
 _WHOLE_FOLDERS = ("lerobot", "rlds")
 # The formats that know an option; the rest know them all.
 _KNOWN_BY = {"recipe": ("rlds", "hdf5"), "split": ("rlds", "hdf5")}

@@ -18,7 +18,7 @@ from wmpo_jax.runtime.files import replacing
 from wmpo_jax.runtime.progress import progress
 
 FROZEN = 10  # equal frames in a row, or half of the episode, make it suspicious
-FAR = 1.0  # how many times the width of q01..q99 an action may lie outside
+FAR = 1.0  # how many times the width of q01..q99 an action may be outside
 ROWS, COLUMNS = 8, 8  # of the contact sheet
 SIDE = 112  # pixels of a picture in it
 BAR = 18
@@ -36,7 +36,7 @@ class Suspicion:
 
 
 def far_actions(actions_NA: np.ndarray, statistics: ActionStatistics) -> list[str]:
-    """The action that lies farthest outside the statistics, if it is suspiciously far."""
+    """The action farthest outside the statistics, if it is suspiciously far."""
     width = np.maximum(statistics.q99 - statistics.q01, 1e-8)
     beyond = np.maximum(statistics.q01 - actions_NA, actions_NA - statistics.q99) / width
     beyond = np.where(statistics.constant_A | statistics.rare_A, 0.0, beyond)

@@ -152,7 +152,7 @@ def magic_soup(folder: Path) -> dict[str, Any]:
     """The content of a mixture file for OpenVLA's oxe_magic_soup_plus_minus.
 
     Args:
-      folder: where the datasets of Open X-Embodiment lie under their TFDS names; those that are not
+      folder: where the datasets of Open X-Embodiment are under their TFDS names; those that are not
         there are left out.
     """
     datasets = [

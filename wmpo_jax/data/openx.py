@@ -122,7 +122,7 @@ def _relative(column_N1: np.ndarray) -> np.ndarray:
 
 
 def _bridge(steps: Steps) -> np.ndarray:
-    """Motion is what the arm did, not what it was told; the first step's action is all zeros."""
+    """Motion is what the arm did, not its command; the first step's action is all zeros."""
     state, action = steps["observation"]["state"][1:], steps["action"][1:]
     gripper = settle_absolute_gripper(action[:, -1])
     return np.concatenate([np.diff(state[:, :6], axis=0), gripper[:-1, None]], axis=1)

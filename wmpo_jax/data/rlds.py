@@ -192,7 +192,7 @@ def _count_array_records(shard: Path) -> int:
 
 
 def _array_record_reader(shard: Path) -> contextlib.closing:
-    """Closing tells of damage that opening has passed over."""
+    """Closing raises for damage that opening has passed over."""
     module = require("array_record.python.array_record_module")
     return contextlib.closing(module.ArrayRecordReader(str(shard)))
 

@@ -5,7 +5,8 @@ units. The reference pads videos with zeros after `finish_step`, so nothing late
 our own key `steps` says that the arrays are real up to there. The other arrays of its samples
 (tokens, pixel values) can be computed again and are not read.
 
-Arrays lie in the tar uncompressed and are read through a memory map: a window costs its own bytes.
+Arrays are stored in the tar uncompressed and read through a memory map: a window costs its own
+bytes.
 """
 
 import io
@@ -39,7 +40,7 @@ MEMBERS = ("video.npy", "action.npy", "meta.json")
 
 @dataclass
 class _Sample:
-    """Where the members of a sample lie: offset and size in bytes by name."""
+    """Where the members of a sample are: offset and size in bytes by name."""
 
     key: str
     shard: Path
@@ -135,7 +136,7 @@ def _index(shard: Path) -> list[_Sample]:
     """The samples of a tar; of a truncated one also the sample that was cut."""
     samples: dict[str, _Sample] = {}
     try:
-        # "r:": arrays are mapped where they lie, which a compressed tar does not allow.
+        # "r:": arrays are mapped in place, which a compressed tar does not allow.
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, name = _key(member.name)
