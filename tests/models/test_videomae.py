@@ -11,8 +11,6 @@ from PIL import Image
 
 from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig, find_success, score_windows
 from wmpo_jax.models.videomae import preprocess as pixels
-from wmpo_jax.models.videomae.weights import from_hugging_face, to_hugging_face
-from wmpo_jax.runtime.errors import UserError
 
 
 def frames(*shape: int) -> jax.Array:
@@ -78,17 +76,3 @@ def test_resize_is_pillows(height, width, size):
 def test_preprocess_at_native_size_only_normalizes(model):
     video = frames(1, 2, 32, 32, 3)
     np.testing.assert_allclose(model.preprocess(video), video / 127.5 - 1.0, atol=1e-6)
-
-
-def test_foreign_names_round_trip_and_mistakes_are_named(model):
-    params = nnx.state(model, nnx.Param)
-    tensors = to_hugging_face(params, model.config)
-    assert tensors["videomae.embeddings.patch_embeddings.projection.weight"].shape == (
-        *(64, 3),
-        *(2, 8, 8),
-    )
-    again = from_hugging_face(tensors, model.config)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, again))
-    del tensors["fc_norm.bias"]
-    with pytest.raises(UserError, match=r"fc_norm\.bias"):
-        from_hugging_face(tensors, model.config)

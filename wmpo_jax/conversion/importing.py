@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,15 @@ from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import new_folder
+
+
+class Weights(Protocol):
+    """Tensors by original name; anything with `shape` and `dtype` describes one."""
+
+    source: Any
+    infos: Mapping[str, Any]
+
+    def read(self, name: str) -> np.ndarray: ...
 
 
 def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
@@ -39,10 +49,9 @@ def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
     shapes = {name: info.shape for name, info in foreign.infos.items()}
     config = kind.config(shapes, store.read_config(source))
     missing = check_tensors(kind, config, foreign)
-    entries = kind.entries(config)
-    live = {entry.name for entry in entries}
+    live = {entry.name for entry in kind.entries(config)}
     with new_folder(target) as folder:
-        store.write_arrays(folder / store.PARAMS, _params(foreign, kind, config, entries))
+        store.write_arrays(folder / store.PARAMS, lazy_params(foreign, kind, config))
         unused = {name: _whole(foreign, name) for name in foreign.infos if name not in live}
         if unused:
             store.write_arrays(folder / store.UNUSED, unused)
@@ -51,7 +60,7 @@ def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
     return summarize(foreign.infos, live, missing)
 
 
-def check_tensors(kind: Kind, config, foreign: ForeignWeights) -> list[str]:
+def check_tensors(kind: Kind, config, foreign: Weights) -> list[str]:
     """Compares names, shapes and dtypes with what the network needs.
 
     Returns the unused tensors of the released checkpoints that this one lacks.
@@ -79,7 +88,7 @@ def _like(shape: tuple[int, ...], infos: Mapping, name: str) -> jax.ShapeDtypeSt
     return jax.ShapeDtypeStruct(shape, found if found.name in FLOATS else np.dtype("float32"))
 
 
-def _check_rotary(foreign: ForeignWeights, config) -> None:
+def _check_rotary(foreign: Weights, config) -> None:
     """The original computes with the stored frequencies, we with our own: they must agree."""
     stored = foreign.read(ROTARY_NAME).astype(np.float32)
     if not np.allclose(stored, rotary_frequencies(config), rtol=1e-2):  # bfloat16 rounds them
@@ -89,9 +98,7 @@ def _check_rotary(foreign: ForeignWeights, config) -> None:
         )
 
 
-def _params(
-    foreign: ForeignWeights, kind: Kind, config, entries: list[Entry]
-) -> dict[str, store.LazyArray]:
+def lazy_params(foreign: Weights, kind: Kind, config) -> dict[str, store.LazyArray]:
     """Our parameters by name; those of stacked layers are put together when they are read."""
     _, variables = kind.abstract(config)
     return {
@@ -101,11 +108,11 @@ def _params(
             [functools.partial(_read, foreign, entry) for entry in members],
             stacked=members[0].index is not None,
         )
-        for path, members in by_path(entries).items()
+        for path, members in by_path(kind.entries(config)).items()
     }
 
 
-def _read(foreign: ForeignWeights, entry: Entry) -> np.ndarray:
+def _read(foreign: Weights, entry: Entry) -> np.ndarray:
     return entry.ours(foreign.read(entry.name))
 
 

@@ -2,7 +2,7 @@
 
 The policy reads the output of the SECOND-TO-LAST block, without the final norm and without prefix
 tokens (wmpo.md 2.2, golden README 5). The last block, the final norm and SigLIP's attention pooling
-are dead, so they do not exist here; `weights.dead_names` knows what they are called.
+are dead, so they do not exist here; `weights.dead_shapes` lists them.
 """
 
 from functools import partial
