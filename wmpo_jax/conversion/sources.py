@@ -98,8 +98,8 @@ def _only(
         )
     if found:
         raise UserError(
-            f"{source} holds {', '.join(names)}: give the one that is meant, for example "
-            f"--source={source / names[0]}."
+            f"{source} holds {', '.join(names)}: give the one that is meant, as "
+            f"--source={source}/NAME."
         )
     inside = [path.name for path in _subfolders(source) if _candidates(path)]
     more = f"; its subfolders {', '.join(inside[:SHOWN])} do, give one of them" if inside else ""

@@ -122,7 +122,7 @@ class Store:
             )
         record = read_object(folder / RECORD)
         kind = record.get("kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise UserError(
                 f"{folder / RECORD} has the kind {kind!r}, which is none of {', '.join(KINDS)}: "
                 "import the original again."

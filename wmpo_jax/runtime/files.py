@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and read with an error that says what to do."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -46,25 +47,51 @@ def claimed(target: Path) -> Iterator[Path]:
     """A hidden neighbor that takes the name `target` at the end, or vanishes after an error.
 
     Raises:
-      UserError: there is something at `target`, or its place cannot be written.
+      UserError: there is something at `target`, another process is about to write it, or its
+        place cannot be written.
     """
-    # os.path.exists: pathlib's raises where it may not look.
-    if os.path.exists(target):
-        raise UserError(f"{target} exists already: give another --target or delete it.")
+    _must_be_free(target)
     temporary = target.parent / f".{target.name}.tmp"
     new_parents = [parent for parent in target.parents if not os.path.exists(parent)]
     try:
-        _remove(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, target)
+        with _alone(target):
+            _remove(temporary)  # of a process that was killed
+            try:
+                yield temporary
+                os.replace(temporary, target)
+            finally:
+                _remove(temporary)
     except OSError as error:
         raise UserError(f"{target} could not be written: {error.strerror or error}.") from error
     finally:
-        _remove(temporary)
         with contextlib.suppress(OSError):  # not empty: all went well
             for parent in new_parents:
                 parent.rmdir()
+
+
+def _must_be_free(target: Path) -> None:
+    # os.path.exists: pathlib's raises where it may not look.
+    if os.path.exists(target):
+        raise UserError(f"{target} exists already: give another --target or delete it.")
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keeps a second writer of `target` out; the lock ends with this process."""
+    path = target.parent / f".{target.name}.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another process is writing {target}: wait for it or give another --target."
+            ) from error
+        try:
+            _must_be_free(target)  # that process may have ended just now
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:
