@@ -26,8 +26,11 @@ from wmpo_jax.runtime.files import new_folder
 class Weights(Protocol):
     """Tensors by original name; anything with `shape` and `dtype` describes one."""
 
-    source: Any
-    infos: Mapping[str, Any]
+    @property
+    def source(self) -> object: ...
+
+    @property
+    def infos(self) -> Mapping[str, Any]: ...
 
     def read(self, name: str) -> np.ndarray: ...
 
