@@ -1,12 +1,13 @@
-"""The door between PyTorch's checkpoints and ours, both ways.
+"""Converts PyTorch's checkpoints to ours and back.
 
     python -m wmpo_jax.convert import --kind=policy --source=openvla_folder --target=policy --verify
     python -m wmpo_jax.convert export --source=policy --target=openvla_folder
 
-Exit status: 0 done, 2 the user can mend it.
+Exit status: 0 done, 2 an error that the user can correct.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m wmpo_jax.convert", allow_abbrev=False)
     parser.add_argument("direction", choices=("import", "export"))
     parser.add_argument("--kind", choices=KINDS, help="import: what the weights are")
-    parser.add_argument("--source", required=True, type=Path, help="folder or file to read")
-    parser.add_argument("--target", required=True, type=Path, help="folder or file to write")
+    parser.add_argument("--source", required=True, type=_path, help="folder or file to read")
+    parser.add_argument("--target", required=True, type=_path, help="folder or file to write")
     parser.add_argument("--verify", action="store_true", help="compare with PyTorch on one input")
     try:
         run(parser.parse_args(argv))
@@ -31,6 +32,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _path(text: str) -> Path:
+    """A leading ~ is the home folder: after `--source=` shells leave it as it is."""
+    path = os.path.expanduser(text)
+    if path.startswith("~") or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder: give a whole path")
+    return Path(path)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -54,7 +63,7 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def compare(ours: Path, theirs: Path) -> None:
-    """Compares with PyTorch, which is imported for this alone: it weighs hundreds of MB."""
+    """Compares with PyTorch, which is imported for this alone: it takes hundreds of MB."""
     from wmpo_jax.conversion import store, torch_files
 
     torch_files.require_torch()

@@ -48,6 +48,13 @@ def test_no_success_before_the_end_of_the_first_window():
     assert (success.tolist(), finish.tolist()) == ([False], [200])
 
 
+def test_the_first_hit_ends_an_episode_and_a_failure_lasts_to_its_last_frame():
+    scores = jnp.array([[0.1, 0.9, 0.2, 0.9], [0.1, 0.2, 0.3, 0.4], [0.5, 0.0, 0.0, 0.0]])
+    complete, finish = episode_outcomes(scores, 107, 8, SuccessRule(0.5, 100))
+    np.testing.assert_array_equal(complete, [True, False, True])
+    np.testing.assert_array_equal(finish, [108, 110, 107])
+
+
 class Still:
     """A world in which nothing moves."""
 

@@ -13,15 +13,10 @@ from safetensors.numpy import load_file
 
 from tests.conversion import synthetic
 from wmpo_jax import convert
-from wmpo_jax.conversion import exporting, store
+from wmpo_jax.conversion import exporting, from_state_dict, store
 from wmpo_jax.conversion.foreign import ForeignWeights
 from wmpo_jax.conversion.kinds import KINDS
 from wmpo_jax.conversion.torch_files import save_state_dict
-from wmpo_jax.models.autoencoder_kl.weights import from_diffusers
-from wmpo_jax.models.stdit import STDiT
-from wmpo_jax.models.stdit.weights import load_original
-from wmpo_jax.models.videomae.weights import from_hugging_face
-from wmpo_jax.models.vla.weights import load_state_dict
 from wmpo_jax.runtime.errors import UserError
 
 DTYPES = [np.float32, synthetic.BFLOAT16]
@@ -109,21 +104,13 @@ def test_export_in_shards_has_an_index_that_hugging_face_reads(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loaded_parameters_are_those_of_the_existing_weight_maps(kind, tmp_path):
-    """The streaming path and `models/*/weights.py` agree, in float32 and in any sharding."""
+def test_stored_parameters_are_those_of_the_state_dict_in_memory(kind, tmp_path):
+    """With and without files the same tables are read; the stacked world model included."""
     weights, config = synthetic.tensors(kind), synthetic.CONFIGS[kind]
     source = synthetic.write_folder(tmp_path / "source", kind, weights, shards=2)
     run("import", f"--kind={kind}", f"--source={source}", f"--target={tmp_path / 'ours'}")
     graphdef, params = store.Store(tmp_path / "ours").params(jnp.float32)
-    if kind == "policy":
-        expected = nnx.state(load_state_dict(weights, config))
-    elif kind == "world_model":
-        model = STDiT(config, rngs=nnx.Rngs(0))
-        load_original(model, weights)
-        expected = nnx.state(model, nnx.Param)
-    else:
-        load = from_diffusers if kind == "autoencoder" else from_hugging_face
-        expected = load(weights, config)
+    expected = from_state_dict(kind, weights, config)
     ours, theirs = dict(nnx.to_flat_state(params)), dict(nnx.to_flat_state(expected))
     assert ours.keys() == theirs.keys()
     for path, variable in theirs.items():

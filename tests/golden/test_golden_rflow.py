@@ -14,7 +14,7 @@ from tests.golden.test_golden_stdit3 import Golden, channels_last, read_golden
 from wmpo_jax.agents import world_model
 from wmpo_jax.agents.world_model import FlowConfig
 from wmpo_jax.algorithm import flow
-from wmpo_jax.models.stdit.weights import to_original
+from wmpo_jax.conversion import to_state_dict
 
 
 @pytest.fixture(scope="module", params=golden_files("rflow"), ids=lambda path: path.stem)
@@ -89,7 +89,7 @@ def test_golden_rflow_training(golden):
 
     (_, loss_B), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, mask_BT)
     np.testing.assert_allclose(loss_B, t["out.train.loss"], rtol=1e-5)
-    ours = to_original(grads, golden.model.config, {})
+    ours = to_state_dict("world_model", grads, golden.model.config)
     names = [name for name in t if name.startswith("out.train.grad.")]
     assert names
     for name in names:

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
+from wmpo_jax.conversion import from_state_dict, to_state_dict
+from wmpo_jax.conversion.kinds import KINDS
 from wmpo_jax.models.stdit import STDiT, STDiTConfig
 from wmpo_jax.models.stdit.blocks import position_embedding
-from wmpo_jax.models.stdit.weights import key_table, load_original, to_original
 
 ATOL = 1e-5  # of outputs up to about 1; rounding grows with them
 
@@ -20,7 +21,6 @@ class Golden(NamedTuple):
     tensors: dict[str, np.ndarray]
     metadata: dict[str, Any]
     weights: dict[str, np.ndarray]
-    unused: dict[str, np.ndarray]
     model: STDiT
 
 
@@ -41,8 +41,9 @@ def read_golden(path) -> Golden:
         input_square_px=original["input_sq_size"],
     )
     weights = {name: x for name, x in tensors.items() if not name.startswith(("in.", "out."))}
-    model = nnx.jit(lambda: STDiT(config, rngs=nnx.Rngs(0)))()
-    return Golden(tensors, metadata, weights, load_original(model, weights), model)
+    graphdef, _ = KINDS["world_model"].abstract(config)
+    model = nnx.merge(graphdef, from_state_dict("world_model", weights, config))
+    return Golden(tensors, metadata, weights, model)
 
 
 def channels_last(latents_BCTHW: np.ndarray) -> jax.Array:
@@ -157,20 +158,23 @@ def test_golden_stdit3_gradients(golden):
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     value, grads = step(params, latents, actions)
-    ours = to_original(grads[0], golden.model.config, {})
+    parameters = to_state_dict("world_model", grads[0], golden.model.config)
+    ours = dict(parameters)
     ours |= {"in.x": np.moveaxis(grads[1], -1, 1), "in.action": np.asarray(grads[2])}
     np.testing.assert_allclose(value, golden.tensors["out.grad.loss"], rtol=1e-5)
     for name, expected in golden.tensors.items():
         if name.startswith("out.grad.") and name != "out.grad.loss":
             atol = 1e-4 * np.abs(expected).max()
             np.testing.assert_allclose(ours[name[9:]], expected, atol=atol, err_msg=name)
-    for entry in key_table(golden.model.config):
-        norm = golden.metadata["grad_norms"][entry.name]
-        np.testing.assert_allclose(np.linalg.norm(ours[entry.name]), norm, rtol=1e-3)
+    for name, gradient in parameters.items():
+        norm = golden.metadata["grad_norms"][name]
+        np.testing.assert_allclose(np.linalg.norm(gradient), norm, rtol=1e-3)
 
 
 def test_golden_stdit3_weights_round_trip(golden):
-    exported = to_original(nnx.state(golden.model), golden.model.config, golden.unused)
-    assert exported.keys() == golden.weights.keys()
-    for name, expected in golden.weights.items():
-        np.testing.assert_allclose(exported[name], expected, rtol=1e-6, err_msg=name)
+    config = golden.model.config
+    exported = to_state_dict("world_model", nnx.state(golden.model), config)
+    unread = KINDS["world_model"].dead(config).keys()
+    assert exported.keys() == golden.weights.keys() - unread
+    for name, array in exported.items():
+        np.testing.assert_array_equal(array, golden.weights[name], err_msg=name)

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
+from wmpo_jax.conversion import from_state_dict, to_state_dict
+from wmpo_jax.conversion.kinds import KINDS
 from wmpo_jax.models import autoencoder_kl as vae
-from wmpo_jax.models.autoencoder_kl import weights
 
 CLOSE = {"rtol": 0, "atol": 5e-5}
 
@@ -39,8 +40,8 @@ def golden(request):
     tensors, metadata = load(request.param)
     foreign = {k: v for k, v in tensors.items() if not k.startswith(("in.", "out."))}
     config = config_of(metadata)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: vae.AutoencoderKL(config, rngs=nnx.Rngs(0))))
-    model = nnx.merge(graphdef, weights.from_diffusers(foreign, config))
+    graphdef, _ = KINDS["autoencoder"].abstract(config)
+    model = nnx.merge(graphdef, from_state_dict("autoencoder", foreign, config))
     with jax.default_matmul_precision("highest"):
         yield Golden(tensors, metadata, foreign, model)
 
@@ -91,7 +92,7 @@ def test_golden_video(golden):
 
 
 def test_golden_weights_survive_the_round_trip(golden):
-    back = weights.to_diffusers(nnx.state(golden.model, nnx.Param))
+    back = to_state_dict("autoencoder", nnx.state(golden.model), golden.model.config)
     assert back.keys() == golden.foreign.keys()
     for name, array in golden.foreign.items():
         np.testing.assert_array_equal(back[name], array)

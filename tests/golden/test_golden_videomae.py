@@ -10,10 +10,14 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
-from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig, find_success, score_windows
+from wmpo_jax.conversion import from_state_dict, to_state_dict
+from wmpo_jax.conversion.kinds import KINDS
+from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
+from wmpo_jax.models.videomae import VideoMAEConfig
+from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
 from wmpo_jax.models.videomae import preprocess as pixels
 from wmpo_jax.models.videomae.model import sine_positions
-from wmpo_jax.models.videomae.weights import from_hugging_face, to_hugging_face
+from wmpo_jax.runtime.errors import UserError
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -40,8 +44,8 @@ def golden(request):
     tensors, metadata = load(request.param)
     foreign = {k: v for k, v in tensors.items() if not k.startswith(("in.", "out."))}
     config = config_of(metadata)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: VideoMAE(config, rngs=nnx.Rngs(0))))
-    model = nnx.merge(graphdef, from_hugging_face(foreign, config))
+    graphdef, _ = KINDS["reward"].abstract(config)
+    model = nnx.merge(graphdef, from_state_dict("reward", foreign, config))
     with jax.default_matmul_precision("highest"):
         yield tensors, metadata, foreign, model
 
@@ -104,7 +108,7 @@ def test_golden_loss_and_gradients(golden):
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, tensors["out.ce_loss"], rtol=1e-5)
-    named = to_hugging_face(gradient, model.config)
+    named = to_state_dict("reward", gradient, model.config)
     compared = [name for name in tensors if name.startswith("out.grad.")]
     assert compared
     for name in compared:
@@ -118,23 +122,26 @@ def test_golden_loss_and_gradients(golden):
 def test_golden_window_scan(golden):
     tensors, metadata, _, model = golden
     scan = metadata["predict_success"]
+    config = dataclasses.replace(model.config, head="sigmoid")
+    reward_model = make_reward_model(config, nnx.state(model))
+    assert reward_model.window == scan["window"]
     video = jnp.asarray(tensors["in.videos_uint8"])
-    logits = jax.jit(lambda v: score_windows(model, v, min_steps=scan["min_steps"]))(video)
-    prob = jax.nn.sigmoid(logits)
-    np.testing.assert_allclose(prob, tensors["out.videos.window_probs"], **CLOSE)
-    complete, finish_step = find_success(
-        prob[..., 1], tensors["in.threshold"], window=scan["window"], min_steps=scan["min_steps"]
-    )
+    instruction_id_B = jnp.zeros(len(video), jnp.int32)
+    first = scan["min_steps"]
+    scores = jax.jit(VideoRewardModel.score)(reward_model, video[:, first:], instruction_id_B)
+    np.testing.assert_allclose(scores, tensors["out.videos.window_probs"][..., 1], **CLOSE)
+    rule = SuccessRule(float(tensors["in.threshold"]), first)
+    complete, finish_step = reward_model.outcomes(video, instruction_id_B, rule)
     np.testing.assert_array_equal(complete, tensors["out.videos.complete"].astype(bool))
     np.testing.assert_array_equal(finish_step, tensors["out.videos.finish_step"])
 
 
 def test_golden_weights_survive_the_round_trip(golden):
     _, _, foreign, model = golden
-    back = to_hugging_face(nnx.state(model, nnx.Param), model.config)
+    back = to_state_dict("reward", nnx.state(model), model.config)
     assert back.keys() == foreign.keys()
     for name, array in foreign.items():
         np.testing.assert_array_equal(back[name], array)
     other = dataclasses.replace(model.config, num_labels=model.config.num_labels + 2)
-    with pytest.raises(Exception, match="classifier"):
-        from_hugging_face(foreign, other)
+    with pytest.raises(UserError, match="classifier"):
+        from_state_dict("reward", foreign, other)

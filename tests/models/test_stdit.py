@@ -13,14 +13,7 @@ from wmpo_jax.models.stdit import STDiT, STDiTConfig
 from wmpo_jax.models.stdit.attention import rotary_table
 from wmpo_jax.models.stdit.blocks import timestep_features
 from wmpo_jax.models.stdit.dense import Dense
-from wmpo_jax.models.stdit.weights import (
-    key_table,
-    load_original,
-    original_shapes,
-    to_original,
-    unused_shapes,
-)
-from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.models.stdit.weights import key_table
 
 SMALL = dataclasses.replace(
     STDiTConfig.tiny(action_dim=3, chunk=3, history=2), hidden=32, depth=2, heads=2
@@ -117,38 +110,6 @@ def test_dense_gradients_are_those_of_a_matrix_product(inner, outer):
     np.testing.assert_allclose(got_x, want_x, atol=1e-5)
     for name, gradient in nnx.to_pure_dict(got).items():
         np.testing.assert_allclose(gradient, want[name], atol=1e-5)
-
-
-def test_released_model_has_the_released_size():
-    config = STDiTConfig.xl_2()
-    shapes = original_shapes(config)
-    used = sum(int(np.prod(shape)) for shape in shapes.values())
-    unused = sum(int(np.prod(shape)) for shape in unused_shapes(config).values())
-    assert round(used / 1e6, 1) == 907.8
-    # The published count holds the 36 rotary frequencies, but not the caption buffer.
-    assert used + unused + config.head_dim // 2 - 300 * 4096 == 1_212_991_556
-    assert shapes["spatial_blocks.27.attn.qkv.weight"] == (3456, 1152)
-    assert shapes["x_embedder.proj.weight"] == (1152, 4, 1, 2, 2)
-
-
-def test_weights_round_trip_of_a_model_born_here():
-    model, other = awake(SMALL), build(SMALL)
-    unused = {name: np.zeros(shape) for name, shape in unused_shapes(SMALL, 8, 4).items()}
-    tensors = to_original(nnx.state(model), SMALL, unused)
-    assert load_original(other, tensors).keys() == unused.keys()
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(other), nnx.state(model))
-
-
-def test_wrong_weights_are_named():
-    model = build(SMALL)
-    tensors = to_original(nnx.state(model), SMALL, {})
-    del tensors["t_block.1.bias"]
-    tensors["final_layer.linear.bias"] = np.zeros(7)
-    tensors["surprise"] = np.zeros(1)
-    with pytest.raises(UserError) as error:
-        load_original(model, tensors)
-    for part in ("missing t_block.1.bias", "unknown surprise", "final_layer.linear.bias is (7,)"):
-        assert part in str(error.value)
 
 
 def test_key_table_names_every_parameter_once():

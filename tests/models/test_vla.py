@@ -10,8 +10,7 @@ import pytest
 from flax import nnx
 
 from wmpo_jax.models.vla import VLA, VLAConfig, action_tokens
-from wmpo_jax.models.vla.weights import dead_names, load_state_dict, name_table, to_state_dict
-from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.models.vla.weights import dead_shapes, name_table
 
 CONFIG = VLAConfig.tiny(action_dim=3, chunk=4)
 PROMPT = jnp.array([[1, 300, 301, 302, 303]])
@@ -165,7 +164,7 @@ def test_openvla_7b_has_the_names_and_shapes_of_the_checkpoint(openvla):
         for name, entry in table.items()
     }
     assert shapes == openvla_shapes()
-    assert not shapes.keys() & set(dead_names(config))
+    assert not shapes.keys() & dead_shapes(config).keys()
 
 
 def test_openvla_7b_gives_a_chunk(openvla):
@@ -175,16 +174,3 @@ def test_openvla_7b_gives_a_chunk(openvla):
     logits = jax.eval_shape(lambda *args: apply(graphdef, *args), params, images, prompt)
     assert logits.shape == (2, 8, 7, 256)
     assert logits.dtype == jnp.float32
-
-
-def test_foreign_weights_that_do_not_fit_are_listed(policy):
-    good = to_state_dict(nnx.state(policy), CONFIG)
-    name = "projector.fc1.weight"
-    for broken, complaint in (
-        ({k: v for k, v in good.items() if k != name}, f"missing {name}"),
-        (good | {"projector.fc9.weight": good[name]}, "unknown projector.fc9.weight"),
-        (good | {name: good[name].T}, f"{name} is"),
-    ):
-        with pytest.raises(UserError, match=complaint):
-            load_state_dict(broken, CONFIG)
-    load_state_dict(good | {dead_names(CONFIG)[0]: np.zeros(1)}, CONFIG)

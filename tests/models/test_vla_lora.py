@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
+from wmpo_jax.conversion import to_state_dict
 from wmpo_jax.models.vla import VLA, VLAConfig
 from wmpo_jax.models.vla.lora import add_lora, merge_lora
-from wmpo_jax.models.vla.weights import to_state_dict
 
 CONFIG = VLAConfig.tiny(action_dim=3, chunk=4)
 PROMPT = jnp.array([[1, 300, 301, 302]])
@@ -45,7 +45,7 @@ def train(policy, pixels, steps=5):
 def test_adapters_train_and_merge(pixels, capsys):
     policy = VLA(CONFIG, rngs=nnx.Rngs(0))
     plain = nnx.state(policy)
-    weights = to_state_dict(plain, CONFIG)
+    weights = to_state_dict("policy", plain, CONFIG)
     before = forward(policy, pixels, PROMPT)
     add_lora(policy, rank=4, alpha=8.0, rngs=nnx.Rngs(1))
     np.testing.assert_array_equal(forward(policy, pixels, PROMPT), before)
@@ -59,7 +59,7 @@ def test_adapters_train_and_merge(pixels, capsys):
     assert f"moved by at most {difference:.3g}" in capsys.readouterr().out
     np.testing.assert_allclose(forward(policy, pixels, PROMPT), trained, atol=difference)
 
-    merged = to_state_dict(nnx.state(policy), CONFIG)
+    merged = to_state_dict("policy", nnx.state(policy), CONFIG)
     assert merged.keys() == weights.keys()
     linear = [n for n in weights if n.endswith("weight") and weights[n].ndim == 2]
     embeddings = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")

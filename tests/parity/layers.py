@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from flax import nnx
 
 from tests.conversion import synthetic
+from wmpo_jax.conversion import from_state_dict
 from wmpo_jax.conversion.kinds import KINDS
 from wmpo_jax.conversion.torch_files import to_torch
 
@@ -19,17 +19,8 @@ def both(kind: str, seed: int, **changes: Any) -> tuple[Any, dict[str, torch.Ten
     """Our network and the same random weights as torch tensors under their original names."""
     config = dataclasses.replace(synthetic.CONFIGS[kind], **changes)
     weights = synthetic.tensors(kind, seed=seed, config=config)
-    graphdef, variables = KINDS[kind].abstract(config)
-    parts: dict[tuple, list[np.ndarray]] = {}
-    for entry in KINDS[kind].entries(config):
-        parts.setdefault(entry.path, []).append(entry.ours(weights[entry.name]))
-    filled = {
-        path: variable.replace(
-            jax.numpy.asarray(np.stack(parts[path]) if path[0] == "pairs" else parts[path][0])
-        )
-        for path, variable in variables.items()
-    }
-    network = nnx.merge(graphdef, nnx.from_flat_state(filled))
+    graphdef, _ = KINDS[kind].abstract(config)
+    network = nnx.merge(graphdef, from_state_dict(kind, weights, config))
     return network, {name: to_torch(array) for name, array in weights.items()}
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from wmpo_jax.conversion import store, torch_files
-from wmpo_jax.conversion.foreign import TORCH_SUFFIXES
 from wmpo_jax.conversion.importing import common_dtype
 from wmpo_jax.conversion.kinds import Entry, by_path
+from wmpo_jax.conversion.sources import TORCH_SUFFIXES
 from wmpo_jax.conversion.summary import Summary, summarize
 from wmpo_jax.runtime.files import claimed, new_folder, save_json
 

@@ -1,24 +1,24 @@
 """Weights as PyTorch programs leave them on disk, read one tensor at a time.
 
-Understood are: one `.safetensors` file; one `.pt`, `.pth` or `.bin` file that holds a plain state
-dict; a folder (or its `model/` subfolder) with one of these or with shards and an index, as
-Hugging Face and ColossalAI write them. Nothing in them is trusted: no file outside the folder is
-opened, no code in a pickle runs, and whatever does not fit together is refused.
+Understood are: one `.safetensors` file; one `.pt`, `.pth` or `.bin` file that holds a state dict;
+a folder with one of these or with shards and an index (see `sources`). Nothing in them is trusted:
+no file outside the folder is opened, no code in a pickle runs, and whatever does not fit together
+is refused.
 """
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from wmpo_jax.conversion.documents import check_pointer
+from wmpo_jax.conversion.sources import locate
 from wmpo_jax.conversion.torch_files import TorchFile
 from wmpo_jax.runtime.errors import UserError
 
 FLOATS = ("float32", "bfloat16", "float16")
-TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 # The names of safetensors' dtypes; any other is no weight and is refused.
 SAFETENSORS_DTYPES = {
     "F64": "float64",
@@ -47,18 +47,26 @@ class TensorInfo(NamedTuple):
 class ForeignWeights:
     """The tensors of a checkpoint: `infos` at once, values through `read`.
 
+    Attributes:
+      source: as given.
+      found: the files that are read, and the folder whose config belongs to them.
+      notes: what had to be decided while reading, one sentence each.
+
     Args:
       source: a weight file, or a folder that holds one or an index of shards.
+      kind: as `convert --kind`.
 
     Raises:
       UserError: no weights there, or files that are damaged, incomplete or not to be trusted.
     """
 
-    def __init__(self, source: Path) -> None:
-        self.source = source
+    def __init__(self, source: Path, kind: str = "") -> None:
+        self.source, self.found = source, locate(source, kind)
         self.infos: dict[str, TensorInfo] = {}
+        self.notes: list[str] = []
         self._torch_files: dict[Path, TorchFile] = {}
-        for file, names in _weight_files(source).items():
+        for file, names in self.found.files.items():
+            check_pointer(file)
             found = self._describe(file)
             _check_shard(file, names, found)
             self.infos |= found
@@ -87,6 +95,7 @@ class ForeignWeights:
         if file.suffix == ".safetensors":
             return _describe_safetensors(file)
         self._torch_files[file] = TorchFile(file)
+        self.notes += self._torch_files[file].notes
         shapes_and_dtypes = self._torch_files[file].describe()
         return {name: TensorInfo(*info, file) for name, info in shapes_and_dtypes.items()}
 
@@ -107,68 +116,6 @@ def _describe_safetensors(path: Path) -> dict[str, TensorInfo]:
             f"{path} is no whole safetensors file ({error}): copy or download it again."
         ) from error
     return infos
-
-
-def _weight_files(source: Path) -> dict[Path, set[str] | None]:
-    """Files with weights, and the names an index promises for each (None without an index)."""
-    if source.is_file():
-        if source.suffix != ".safetensors" and source.suffix not in TORCH_SUFFIXES:
-            raise UserError(
-                f"{source} is no weight file: give a .safetensors, .bin, .pt or .pth file, "
-                "or a folder that holds some."
-            )
-        return {source: None}
-    for folder in (source, source / "model"):
-        for endings in ((".safetensors",), TORCH_SUFFIXES):
-            files = _folder_files(folder, endings)
-            if files:
-                return files
-    raise UserError(
-        f"There are no weights in {source}: give a .safetensors, .bin, .pt or .pth file, "
-        "or a folder that holds some."
-    )
-
-
-def _folder_files(folder: Path, endings: tuple[str, ...]) -> dict[Path, set[str] | None]:
-    indices = [path for end in endings for path in sorted(folder.glob(f"*{end}.index.json"))]
-    if indices:
-        return dict(_read_index(_only(indices)))
-    files = [path for end in endings for path in sorted(folder.glob(f"*{end}"))]
-    return {_only(files): None} if files else {}
-
-
-def _only(paths: list[Path]) -> Path:
-    if len(paths) > 1:
-        names = ", ".join(path.name for path in paths)
-        raise UserError(f"{paths[0].parent} holds {names}: give the one that is meant.")
-    return paths[0]
-
-
-def _read_index(path: Path) -> dict[Path, set[str]]:
-    """An index of shards: tensor names by file, all of them beside the index."""
-    files: dict[Path, set[str]] = {}
-    for name, file in _weight_map(path).items():
-        if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
-            raise UserError(
-                f"{path} points to '{file}', which is not a plain file name beside it: "
-                "such an index is not followed."
-            )
-        files.setdefault(path.parent / file, set()).add(name)
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{path} names the shard {file.name}, which is missing: copy it too.")
-    return files
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    try:
-        index: Any = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no index of shards ({error}): copy it again.") from error
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
-        raise UserError(f"{path} has no weight_map from names to files: copy it again.")
-    return names
 
 
 def _check_shard(file: Path, names: set[str] | None, found: dict[str, TensorInfo]) -> None:

@@ -1,7 +1,7 @@
 """The four kinds of checkpoints: which original tensor is which of our parameters.
 
-Each kind reads the same tables as `load_state_dict` and its relatives in `models/*/weights.py`;
-here they get one form, so that importing and exporting are written once.
+The tables are those of `models/*/weights.py`; here they get one form, so that importing and
+exporting are written once.
 """
 
 import dataclasses
@@ -43,10 +43,13 @@ class Kind:
 
     Attributes:
       weight_stem: what Hugging Face calls the weight file of such a folder.
-      config: tensor shapes and config.json -> our config, computing in float32.
+      config: tensor shapes and settings (`documents.read_settings`) -> our config, computing in
+        float32.
       build: config -> network (call it under `nnx.eval_shape`).
       entries: config -> every tensor that the network reads.
       dead: config -> name and shape of the tensors that it never reads (None: any shape).
+      derived: config -> buffers that the original may have stored and computes with, though they
+        follow from the config; name -> values.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Kind:
     build: Callable[[Any], nnx.Module]
     entries: Callable[[Any], list[Entry]]
     dead: Callable[[Any], Mapping[str, Shape | None]]
+    derived: Callable[[Any], Mapping[str, np.ndarray]] = lambda config: {}
 
     def abstract(self, config: Any) -> tuple[nnx.GraphDef, dict[Path, nnx.Variable]]:
         """Graph and parameters as shapes; nothing is allocated."""
@@ -103,6 +107,15 @@ def compute_in(config: Any, dtype: Any) -> Any:
 def _policy_entries(config: VLAConfig) -> list[Entry]:
     table = vla_weights.name_table(config)
     return [Entry(name, e.path, None, *e.layout) for name, e in table.items()]
+
+
+def _policy_derived(config: VLAConfig) -> dict[str, np.ndarray]:
+    """transformers before 4.32 stored each layer's rotary frequencies."""
+    llama = config.llama
+    size = llama.width // llama.heads
+    frequencies = llama.rope_theta ** (-np.arange(0, size, 2) / size)
+    layers = "language_model.model.layers.{}.self_attn.rotary_emb.inv_freq"
+    return {layers.format(i): frequencies.astype(np.float32) for i in range(llama.depth)}
 
 
 def _world_model_entries(config: STDiTConfig) -> list[Entry]:
@@ -155,6 +168,7 @@ KINDS = {
             lambda config: VLA(config, rngs=nnx.Rngs(0)),
             _policy_entries,
             vla_weights.dead_shapes,
+            _policy_derived,
         ),
         Kind(
             "world_model",
@@ -163,6 +177,7 @@ KINDS = {
             lambda config: STDiT(config, rngs=nnx.Rngs(0)),
             _world_model_entries,
             _world_model_dead,
+            lambda config: {stdit_weights.ROTARY_NAME: stdit_weights.rotary_frequencies(config)},
         ),
         Kind(
             "autoencoder",

@@ -6,6 +6,7 @@ the same two towers under other names, and `vit_state` renames. Weights are floa
 under their original names.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from wmpo_jax.models.videomae import VideoMAEConfig
 from wmpo_jax.models.vla import LlamaConfig, ViTConfig, VLAConfig
 
 Weights = Mapping[str, Tensor]
+Json = Mapping[str, Any]
 # A torch module: what torch says of its attributes' types is too loose to be checked.
 Module = Any
 
@@ -189,28 +191,36 @@ def policy_embeddings(
     return torch.cat([words_BLD[:, :1], patches_BPD, words_BLD[:, 1:], zeros, stop], 1)
 
 
-def videomae(weights: Weights, config: VideoMAEConfig) -> Module:
-    """transformers' VideoMAEForVideoClassification."""
-    sizes = transformers.VideoMAEConfig(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        num_frames=config.num_frames,
-        tubelet_size=config.tubelet_size,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        intermediate_size=config.mlp_size,
-        num_labels=config.num_labels,  # pyright: ignore[reportCallIssue]
-    )
+def videomae(weights: Weights, config: VideoMAEConfig, original: Json | None = None) -> Module:
+    """transformers' VideoMAEForVideoClassification.
+
+    What `original`, a config.json, says has precedence over `config`, as in transformers.
+    """
+    sizes: dict[str, Any] = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_frames": config.num_frames,
+        "tubelet_size": config.tubelet_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_size,
+        "num_labels": config.num_labels,
+    }
+    known = transformers.VideoMAEConfig().to_dict().keys() - {"architectures"}
+    sizes |= {key: value for key, value in (original or {}).items() if key in known}
     renamed = {
         name.replace(".q_bias", ".query.bias").replace(".v_bias", ".value.bias"): tensor
         for name, tensor in weights.items()
     }
-    return fill(transformers.VideoMAEForVideoClassification(sizes), renamed)
+    model = transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**sizes))
+    return fill(model, renamed)
 
 
-def autoencoder(weights: Weights, config: AutoencoderKLConfig) -> Module:
-    """diffusers' AutoencoderKL."""
+def autoencoder(
+    weights: Weights, config: AutoencoderKLConfig, original: Json | None = None
+) -> Module:
+    """diffusers' AutoencoderKL; what `original`, a config.json, says has precedence."""
     levels = len(config.block_out_channels)
     sizes: dict[str, Any] = {
         "block_out_channels": config.block_out_channels,
@@ -222,4 +232,6 @@ def autoencoder(weights: Weights, config: AutoencoderKLConfig) -> Module:
         "scaling_factor": config.scaling_factor,
         "mid_block_add_attention": config.mid_attention,
     }
+    known = inspect.signature(AutoencoderKL.__init__).parameters
+    sizes |= {key: value for key, value in (original or {}).items() if key in known}
     return fill(AutoencoderKL(**sizes), weights)

@@ -1,7 +1,8 @@
 """The config a foreign checkpoint was made with, read off its tensor shapes.
 
 Shapes tell everything but the number of heads and a few constants; those come from the
-checkpoint's config.json where it has them, else from the released models.
+checkpoint's settings (`documents.read_settings`) where it has them, else from the released models.
+Settings that the networks do not implement, or that contradict the weights, are refused.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import jax.numpy as jnp
 
+from wmpo_jax.conversion import settings
 from wmpo_jax.models.autoencoder_kl import AutoencoderKLConfig
 from wmpo_jax.models.stdit import STDiTConfig
 from wmpo_jax.models.videomae import VideoMAEConfig
@@ -29,6 +31,8 @@ VIDEOMAE_WINDOW = 8  # frames; WMPO's classifiers, whatever the hub's pre-traini
 
 def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
     """OpenVLA-OFT with discrete tokens, of any depth and width."""
+    settings.check("policy", json)
+    settings.check_towers(json)
     released = VLAConfig.openvla_7b(jnp.float32)
     config = dataclasses.replace(
         released,
@@ -52,6 +56,11 @@ def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
             f"{config.n_unused_rows}, which do not fit the {rows} rows of the vocabulary: "
             "take the one that belongs to the weights."
         )
+    llama = {"hidden_size": config.llama.width, "num_hidden_layers": config.llama.depth}
+    llama |= {"intermediate_size": config.llama.mlp_width, "vocab_size": rows}
+    llama |= {"num_key_value_heads": config.llama.heads}
+    sizes = {f"text_config.{key}": size for key, size in llama.items()}
+    settings.check_fits(json, sizes | {"image_sizes": [config.image_size] * 2})
     return config
 
 
@@ -78,18 +87,28 @@ def _llama(shapes: Shapes, json: Json) -> LlamaConfig:
         heads=_given_heads(json, width, LLAMA_HEAD, "language_model"),
         mlp_width=_dims(shapes, "language_model.model.layers.0.mlp.gate_proj.weight", 2)[0],
         rms_norm_eps=_given(json, "rms_norm_eps", 1e-6),
-        rope_theta=_given(json, "rope_theta", 10_000.0),
+        rope_theta=_given(
+            _given(json, "rope_parameters", {}),
+            "rope_theta",
+            _given(json, "rope_theta", 10_000.0),
+        ),
     )
 
 
 def world_model_config(shapes: Shapes, json: Json) -> STDiTConfig:
     """STDiT3 with actions; history 4 and chunk 8 are WMPO's and stand in no checkpoint."""
+    settings.check("world_model", json)
     hidden, channels, _, rows, columns = _dims(shapes, "x_embedder.proj.weight", 5)
+    if not any(name.startswith("action_embedder.") for name in shapes):
+        raise UserError(
+            "These are weights of Open-Sora's STDiT3 without actions: "
+            "take a world model that was trained with them, as WMPO's."
+        )
     action_dim = _dims(shapes, "action_embedder.fc.0.weight", 2)[1]
     wide = _dims(shapes, "spatial_blocks.0.mlp.fc1.weight", 2)[0]
     (head,) = _dims(shapes, "spatial_blocks.0.attn.q_norm.weight", 1)
     outputs = _dims(shapes, "final_layer.linear.weight", 2)[0]
-    return dataclasses.replace(
+    config = dataclasses.replace(
         STDiTConfig.xl_2(),
         in_channels=channels,
         patch=(rows, columns),
@@ -99,12 +118,19 @@ def world_model_config(shapes: Shapes, json: Json) -> STDiTConfig:
         action_dim=action_dim,
         mlp_ratio=wide / hidden,
         pred_sigma=outputs == 2 * channels * rows * columns,
+        input_square_px=_given(json, "input_sq_size", STDiTConfig.xl_2().input_square_px),
         dtype=jnp.float32,
     )
+    sizes = {"hidden_size": hidden, "depth": config.depth, "num_heads": config.heads}
+    sizes |= {"in_channels": channels, "pred_sigma": config.pred_sigma}
+    settings.check_fits(json, sizes | {"patch_size": [1, rows, columns]})
+    return config
 
 
 def autoencoder_config(shapes: Shapes, json: Json) -> AutoencoderKLConfig:
     """Diffusers' AutoencoderKL; without a config.json the SDXL one."""
+    settings.check("autoencoder", json)
+    settings.check_blocks(json)
     if not json:
         return AutoencoderKLConfig.sdxl(jnp.float32)  # pyright: ignore[reportArgumentType]
     config = AutoencoderKLConfig(
@@ -133,15 +159,27 @@ def autoencoder_config(shapes: Shapes, json: Json) -> AutoencoderKLConfig:
 
 
 def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
-    """VideoMAE classifier with two or more labels."""
+    """VideoMAE classifier with two labels, failure and success.
+
+    Without a preprocessor_config.json pixels are normalized as the reference does.
+    """
+    settings.check("reward", json)
+    settings.check_labels(json)
     kernel = "videomae.embeddings.patch_embeddings.projection.weight"
     hidden, _, tubelet, patch, _ = _dims(shapes, kernel, 5)
     layer = "videomae.encoder.layer"
     image_size = _given(json, "image_size", 224)
     if image_size < patch or image_size % patch:
         _not_this_kind(f"image_size: expected a multiple of the patch {patch}, found {image_size}")
-    return dataclasses.replace(
-        VideoMAEConfig.base(),
+    labels = _dims(shapes, "classifier.weight", 2)[0]
+    if labels != 2:
+        raise UserError(
+            f"The classifier has {labels} labels, and WMPO's have two, failure and success: "
+            "fine-tune it with num_labels=2."
+        )
+    released = VideoMAEConfig.base()
+    config = dataclasses.replace(
+        released,
         image_size=image_size,
         patch_size=patch,
         num_frames=VIDEOMAE_WINDOW,
@@ -150,9 +188,15 @@ def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
         num_layers=_depth(shapes, r"videomae\.encoder\.layer\.(\d+)\."),
         num_heads=_given_heads(json, hidden, VIDEOMAE_HEAD, layer),
         mlp_size=_dims(shapes, f"{layer}.0.intermediate.dense.weight", 2)[0],
-        num_labels=_dims(shapes, "classifier.weight", 2)[0],
+        num_labels=labels,
+        image_mean=settings.normalization(json, "preprocessor.image_mean") or released.image_mean,
+        image_std=settings.normalization(json, "preprocessor.image_std") or released.image_std,
         head="sigmoid",
     )
+    sizes = {"hidden_size": hidden, "num_hidden_layers": config.num_layers, "patch_size": patch}
+    sizes |= {"intermediate_size": config.mlp_size, "tubelet_size": tubelet}
+    settings.check_fits(json, sizes | {"preprocessor.size.shortest_edge": image_size})
+    return config
 
 
 def _dims(shapes: Shapes, name: str, count: int) -> tuple[int, ...]:

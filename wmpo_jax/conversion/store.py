@@ -25,10 +25,12 @@ import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 from orbax.checkpoint import type_handlers
 
+from wmpo_jax.conversion.documents import read_config as read_config
+from wmpo_jax.conversion.documents import read_object, read_settings
 from wmpo_jax.conversion.kinds import KINDS, Kind
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_json, new_folder, save_json
+from wmpo_jax.runtime.files import new_folder, save_json
 
 RECORD = "conversion.json"
 PARAMS, UNUSED, ASSETS = "params", "unused", "assets"
@@ -102,21 +104,39 @@ def _plain_errors() -> Iterator[None]:
 class Store:
     """A converted checkpoint on disk.
 
+    Attributes:
+      folder: where it is; a leading ~ is the home folder.
+      kind, config: of the network.
+      shapes, dtypes: of every original tensor, by name.
+
     Raises:
       UserError: no such folder, or not one that `import` wrote.
     """
 
     def __init__(self, folder: Path) -> None:
+        folder = Path(os.path.expanduser(folder))
         if not os.path.isfile(folder / RECORD):
             raise UserError(
                 f"{folder} is no converted checkpoint (it has no {RECORD}): "
                 "make one with python -m wmpo_jax.convert import."
             )
-        record = load_json(folder / RECORD)
-        self.folder, self.kind = folder, KINDS[record["kind"]]
-        self.shapes = {name: tuple(shape) for name, (shape, _) in record["tensors"].items()}
-        self.dtypes = {name: jnp.dtype(dtype) for name, (_, dtype) in record["tensors"].items()}
-        self.config = self.kind.config(self.shapes, read_config(folder / ASSETS))
+        record = read_object(folder / RECORD)
+        kind = record.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise UserError(
+                f"{folder / RECORD} has the kind {kind!r}, which is none of {', '.join(KINDS)}: "
+                "import the original again."
+            )
+        self.folder, self.kind = folder, KINDS[kind]
+        try:
+            tensors = record["tensors"].items()
+            self.shapes = {name: tuple(map(int, shape)) for name, (shape, _) in tensors}
+            self.dtypes = {name: jnp.dtype(dtype) for name, (_, dtype) in tensors}
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{folder / RECORD} is damaged ({error!r}): import the original again."
+            ) from error
+        self.config = self.kind.config(self.shapes, read_settings(folder / ASSETS))
 
     def arrays(self, part: str) -> dict[str, Any]:
         """Shape and dtype of every stored array of `params` or `unused`."""
@@ -220,24 +240,19 @@ def write_record(folder: Path, kind: Kind, infos: Mapping[str, Any]) -> None:
     save_json(folder / RECORD, {"kind": kind.name, "tensors": tensors})
 
 
-def copy_assets(source: Path, target: Path) -> None:
-    """Copies what is no weight and no index of weights; nothing in it is run."""
-    if not source.is_dir():
-        return
+def copy_assets(source: Path | None, target: Path) -> list[str]:
+    """Copies what is no weight and no index of weights; nothing in it is run.
+
+    Returns the names of the files.
+    """
+    if source is None or not source.is_dir():
+        return []
     target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
         index = path.name.endswith(".index.json")
         if path.is_file() and path.suffix in ASSET_SUFFIXES and not index:
             shutil.copy(path, target / path.name)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, {} without one."""
-    path = folder / "config.json"
-    config = load_json(path) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is no JSON object: take the one that belongs to the weights.")
-    return config
+    return sorted(path.name for path in target.iterdir())
 
 
 def listed(lines: list[str]) -> str:

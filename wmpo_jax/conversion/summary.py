@@ -19,6 +19,8 @@ class Summary:
       missing: names that the released checkpoints also have and nothing reads.
       bytes: of all tensors together.
       peak_bytes: the most memory this process has held so far, mapped file pages included.
+      read: the files that an import took, the weights first.
+      notes: what was decided on the way and what is missing beside the weights, one sentence each.
     """
 
     tensors: int
@@ -28,6 +30,8 @@ class Summary:
     missing: tuple[str, ...]
     bytes: int
     peak_bytes: int
+    read: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         gigabytes = self.bytes / 1e9
@@ -36,6 +40,8 @@ class Summary:
             f"unused but kept: {self.unused} tensors, {self.unused_parameters:,} parameters; "
             f"missing: {len(self.missing)}{_first(self.missing)}\n"
             f"{gigabytes:.3f} GB of weights; peak memory {self.peak_bytes / 1e9:.3f} GB"
+            + (f"\nread: {', '.join(self.read)}" if self.read else "")
+            + "".join(f"\n{note}" for note in self.notes)
         )
 
 

@@ -16,7 +16,11 @@ DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupErr
 
 
 class TorchFile:
-    """A `.pt`, `.pth` or `.bin` file that holds a mapping from names to dense tensors."""
+    """A `.pt`, `.pth` or `.bin` file that holds a mapping from names to dense tensors.
+
+    Attributes:
+      notes: which of the entries of a trainer's checkpoint was taken.
+    """
 
     def __init__(self, path: Path) -> None:
         torch = require_torch()
@@ -30,17 +34,34 @@ class TorchFile:
                 f"{path} is cut off or a pickle of more than tensors, which is not opened: "
                 "save the bare state dict with torch.save(model.state_dict(), file)."
             ) from error
-        if not isinstance(tensors, Mapping) or not tensors:
-            raise UserError(f"{path} holds {type(tensors).__name__}, not a state dict of tensors.")
-        for name, tensor in tensors.items():
+        self.notes: list[str] = []
+        self._path = path
+        self._tensors = self._state_dict(tensors)
+        for name, tensor in self._tensors.items():
             dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
             if not isinstance(name, str) or not dense or tensor.is_quantized:
                 raise UserError(
                     f"{path} holds {type(tensor).__name__} under '{name}', not a dense tensor: "
                     "save the bare state dict."
                 )
-        self._tensors = tensors
-        self._path = path
+
+    def _state_dict(self, content) -> Mapping:
+        """The content itself, or the one state dict that a trainer wrapped together with others."""
+        if not isinstance(content, Mapping) or not content:
+            raise UserError(
+                f"{self._path} holds {type(content).__name__}, not a state dict of tensors: "
+                "save it with torch.save(model.state_dict(), file)."
+            )
+        wrapped = [key for key, value in content.items() if _is_state_dict(value)]
+        if len(wrapped) > 1:
+            raise UserError(
+                f"{self._path} holds several state dicts, {', '.join(map(str, wrapped))}: save the "
+                f"one that is meant, with torch.save(torch.load(file)['{wrapped[0]}'], new_file)."
+            )
+        if not wrapped:
+            return content
+        self.notes.append(f"The weights are those under '{wrapped[0]}' in {self._path.name}.")
+        return content[wrapped[0]]
 
     def describe(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of every tensor."""
@@ -57,6 +78,15 @@ class TorchFile:
             raise UserError(
                 f"{self._path} stores {name} as {text}, which is no kind of weight."
             ) from error
+
+
+def _is_state_dict(value) -> bool:
+    torch = require_torch()
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+    )
 
 
 def to_numpy(tensor) -> np.ndarray:

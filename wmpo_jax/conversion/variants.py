@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from wmpo_jax.conversion.store import read_config
+from wmpo_jax.conversion.documents import read_config
+from wmpo_jax.conversion.sources import Source
 from wmpo_jax.runtime.errors import UserError
 
 L1_HEAD = "the continuous L1 action head"
@@ -19,17 +20,19 @@ FILM = "FiLM conditioning of the vision towers"
 CAMERAS = "several images (wrist camera)"
 
 FILES = {
-    "noisy_action_projector--*": DIFFUSION,
-    "action_head--*": L1_HEAD,
-    "proprio_projector--*": PROPRIO,
-    "vision_backbone--*": FILM,
+    "noisy_action_projector*.pt": DIFFUSION,
+    "action_head*.pt": L1_HEAD,
+    "proprio_projector*.pt": PROPRIO,
+    "vision_backbone--*.pt": FILM,
 }
 FLAGS = {
     "use_diffusion": DIFFUSION,
     "use_l1_regression": L1_HEAD,
     "use_proprio": PROPRIO,
-    "use_video": FILM,
+    "use_film": FILM,
 }
+# Words of OFT's modeling code that plain OpenVLA's does not have.
+CHUNKED = ("NUM_ACTIONS_CHUNK", "action_chunk", "generate_action_verl")
 # Pieces of tensor names. A FiLM block wraps the original one and adds two projections of the text.
 NAMES = {
     "noisy_action_projector.": DIFFUSION,
@@ -39,17 +42,30 @@ NAMES = {
 }
 
 
-def check_files(source: Path) -> None:
-    """Refuses a folder whose files or config.json tell of another variant (UserError)."""
-    for pattern, variant in FILES.items():
-        if source.is_dir() and any(source.glob(pattern)):
-            _refuse(source, variant)
-    config = read_config(source)
+def check_files(source: Source) -> None:
+    """Refuses weights whose neighbors or config.json tell of another variant (UserError)."""
+    for folder in {source.weights.parent, source.folder or source.weights.parent}:
+        for pattern, variant in FILES.items():
+            if any(folder.glob(pattern)):
+                _refuse(folder, variant)
+        for path in sorted(folder.glob("modeling_*.py")):
+            _check_decoding(path)
+    config = read_config(source.folder)
     for flag, variant in FLAGS.items():
         if config.get(flag):
-            _refuse(source, variant)
-    if config.get("num_images_in_input", 1) != 1:
-        _refuse(source, CAMERAS)
+            _refuse(source.folder, variant)
+    if config.get("num_images_in_input", 1) not in (1, None):
+        _refuse(source.folder, CAMERAS)
+
+
+def _check_decoding(modeling: Path) -> None:
+    """OpenVLA itself generates token after token; OFT's code knows chunks of actions."""
+    code = modeling.read_text(errors="replace")
+    if "self.generate(" in code and not any(word in code for word in CHUNKED):
+        raise UserError(
+            f"This is plain OpenVLA, which generates one token after another ({modeling}), not "
+            "OpenVLA-OFT with parallel decoding: take a checkpoint that was fine-tuned with OFT."
+        )
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -1,11 +1,13 @@
 """Runs our network and the PyTorch one on the same random input, in float32, and compares.
 
 Both models are in memory at once: about 8 bytes per parameter. The PyTorch side reads the original
-files, ours reads the converted checkpoint, so everything between the two is tested.
+files and config, ours reads the converted checkpoint, so everything between the two is tested.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +16,18 @@ import torch
 from flax import nnx
 
 from wmpo_jax.conversion import reference_models, reference_stdit
-from wmpo_jax.conversion.foreign import ForeignWeights
-from wmpo_jax.conversion.store import Store
+from wmpo_jax.conversion.documents import read_settings
+from wmpo_jax.conversion.importing import open_original
+from wmpo_jax.conversion.sources import locate
+from wmpo_jax.conversion.store import ASSETS, Store
 from wmpo_jax.conversion.torch_files import to_torch
+from wmpo_jax.models.stdit.weights import ROTARY_NAME
+from wmpo_jax.runtime.errors import UserError
 
 BATCH = 2
 PROMPT_TOKENS = 12
 Weights = dict[str, torch.Tensor]
+Json = Mapping[str, Any]
 
 
 def compare(ours: Store, theirs: Path) -> str:
@@ -35,16 +42,26 @@ def compare(ours: Store, theirs: Path) -> str:
 
 def outputs(ours: Store, theirs: Path) -> tuple[np.ndarray, np.ndarray]:
     """What our network and PyTorch's make of the same input, in one layout."""
-    foreign = ForeignWeights(theirs)
-    dead = ours.kind.dead(ours.config).keys() - {"rope.freqs"}
-    weights = {n: to_torch(foreign.read(n)).float() for n in foreign.infos.keys() - dead}
+    found, foreign = locate(theirs, ours.kind.name), open_original(ours.kind, theirs)
+    settings = read_settings(found.folder or ours.folder / ASSETS)  # a file alone has none
+    shapes = {name: info.shape for name, info in foreign.infos.items()}
+    config = ours.kind.config(shapes, settings)
+    if config != ours.config:
+        names = [f.name for f in dataclasses.fields(config)]
+        differ = [n for n in names if getattr(config, n) != getattr(ours.config, n)]
+        raise UserError(
+            f"{ours.folder} has another {' and '.join(differ)} than {theirs} says: import it again."
+        )
+    unread = ours.kind.dead(config).keys() | ours.kind.derived(config).keys()
+    names = foreign.infos.keys() - unread | foreign.infos.keys() & {ROTARY_NAME}
+    weights = {name: to_torch(foreign.read(name)).float() for name in names}
     network = nnx.merge(*ours.params(jnp.float32))
     run = RUNS[ours.kind.name]
     with jax.default_matmul_precision("highest"), torch.no_grad():
-        return run(network, weights, np.random.default_rng(0))
+        return run(network, weights, settings, np.random.default_rng(0))
 
 
-def _policy(network, weights: Weights, rng: np.random.Generator):
+def _policy(network, weights: Weights, settings: Json, rng: np.random.Generator):
     config = network.config
     size = config.image_size
     pixels_BCHW = rng.normal(size=(BATCH, 6, size, size)).astype(np.float32)
@@ -56,7 +73,7 @@ def _policy(network, weights: Weights, rng: np.random.Generator):
     return np.asarray(ours).reshape(theirs.shape), theirs.numpy()
 
 
-def _world_model(network, weights: Weights, rng: np.random.Generator):
+def _world_model(network, weights: Weights, settings: Json, rng: np.random.Generator):
     config = network.config
     size, pixels = 8, 256
     latents = rng.normal(size=(BATCH, config.frames, size, size, config.in_channels))
@@ -72,19 +89,20 @@ def _world_model(network, weights: Weights, rng: np.random.Generator):
     return np.moveaxis(np.asarray(ours), -1, 1), theirs.numpy()
 
 
-def _autoencoder(network, weights: Weights, rng: np.random.Generator):
+def _autoencoder(network, weights: Weights, settings: Json, rng: np.random.Generator):
     config = network.config
     side = 8 * config.downsampling
     images_BCHW = rng.uniform(-1, 1, (BATCH, 3, side, side)).astype(np.float32)
 
-    def both(model, images):
-        mean, logvar = model.encode(images)
-        return mean, logvar, model.decode(mean * config.scaling_factor)
+    latents_BCHW = rng.normal(size=(BATCH, config.latent_channels, 8, 8)).astype(np.float32)
 
-    model = reference_models.autoencoder(weights, config)
+    def both(model, images, latents):
+        return *model.encode(images), model.decode(latents)
+
+    model = reference_models.autoencoder(weights, config, settings)
     posterior = model.encode(torch.from_numpy(images_BCHW)).latent_dist
-    decoded = model.decode(posterior.mean).sample
-    ours = nnx.jit(both)(network, np.moveaxis(images_BCHW, 1, -1))
+    decoded = model.decode(torch.from_numpy(latents_BCHW) / model.config.scaling_factor).sample
+    ours = nnx.jit(both)(network, *(np.moveaxis(x, 1, -1) for x in (images_BCHW, latents_BCHW)))
     theirs = [posterior.mean, posterior.logvar, decoded]
     return (
         np.concatenate([np.moveaxis(np.asarray(x), -1, 1).ravel() for x in ours]),
@@ -92,17 +110,17 @@ def _autoencoder(network, weights: Weights, rng: np.random.Generator):
     )
 
 
-def _reward(network, weights: Weights, rng: np.random.Generator):
+def _reward(network, weights: Weights, settings: Json, rng: np.random.Generator):
     config = network.config
     shape = (BATCH, config.num_frames, config.image_size, config.image_size, 3)
     pixels_BTHWC = rng.normal(size=shape).astype(np.float32)
-    model = reference_models.videomae(weights, config)
+    model = reference_models.videomae(weights, config, settings)
     theirs = model(torch.from_numpy(np.moveaxis(pixels_BTHWC, -1, 2).copy())).logits
     ours = nnx.jit(lambda m, x: m(x))(network, pixels_BTHWC)
     return np.asarray(ours), theirs.numpy()
 
 
-Run = Callable[[nnx.Module, Weights, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+Run = Callable[[nnx.Module, Weights, Json, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 RUNS: dict[str, Run] = {
     "policy": _policy,
     "world_model": _world_model,

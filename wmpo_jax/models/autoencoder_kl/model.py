@@ -1,6 +1,6 @@
 """Image autoencoder with a Gaussian posterior (the VAE of Stable Diffusion XL), channels last.
 
-WMPO encodes every video frame on its own with it (wmpo section 3.2). One class for all sizes:
+WMPO encodes every video frame on its own with it (WMPO section 3.1). One class for all sizes:
 `AutoencoderKLConfig.sdxl()` holds the released weights, `.tiny()` is trained in a minute on a CPU.
 """
 

@@ -4,28 +4,20 @@ Ours differ from the original in four ways: linear kernels are (in, out); the pa
 linear map over (row, column, channel); the blocks of all depths are stacked on a leading axis; and
 within each head of a temporal block the query and key channels are stored even ones first (see
 `attention.rotate`). Tensors that the network never reads (cross-attention, caption and frame-rate
-embedders) are handed back untouched, so that a round trip is complete.
+embedders) are listed by `unused_shapes`; conversion keeps them, so that a round trip is complete.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from wmpo_jax.models.stdit.config import STDiTConfig
-from wmpo_jax.models.stdit.stdit import STDiT
-from wmpo_jax.runtime.errors import UserError
 
-Tensors = dict[str, np.ndarray]
 Path = tuple[str, ...]
 Convert = Callable[[np.ndarray, STDiTConfig], np.ndarray]
 
 ROTARY_NAME = "rope.freqs"
-UNUSED = re.compile(r"(^y_embedder\.|^fps_embedder\.|\.cross_attn\.)")
 
 
 class Layout(NamedTuple):
@@ -165,78 +157,6 @@ def unused_shapes(
     return shapes | {"y_embedder.y_embedding": (caption_tokens, caption_channels)}
 
 
-def load_original(model: STDiT, tensors: Mapping[str, np.ndarray]) -> Tensors:
-    """Overwrites the parameters of `model` with an original state dict.
-
-    Returns the tensors that the network never reads, for `to_original`. Raises UserError, naming
-    every missing, unknown and misshapen tensor, and leaves the model as it was.
-    """
-    config = model.config
-    _check_names(tensors, config)
-    _check_rotary(tensors, config)
-    state = nnx.state(model, nnx.Param)
-    stacks: dict[Path, list[np.ndarray]] = {}
-    for entry in key_table(config):
-        ours = entry.layout.read(np.asarray(tensors[entry.name], np.float32), config)
-        stacks.setdefault(entry.path, []).append(ours)
-    flat = dict(nnx.to_flat_state(state))
-    for path, parts in stacks.items():
-        value = np.stack(parts) if path[0] == "pairs" else parts[0]
-        flat[path] = flat[path].replace(jnp.asarray(value))
-    nnx.update(model, nnx.from_flat_state(flat))
-    return {name: np.asarray(x) for name, x in tensors.items() if UNUSED.search(name)}
-
-
-def to_original(state: nnx.State, config: STDiTConfig, unused: Mapping[str, np.ndarray]) -> Tensors:
-    """The original state dict (float32, on the host) of parameters, or of their gradients.
-
-    `unused` is what `load_original` returned; for our own models, zeros of `unused_shapes`.
-    """
-    flat = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
-    tensors = {}
-    for name, path, index, layout in key_table(config):
-        ours = flat[path] if index is None else flat[path][index]
-        tensors[name] = np.ascontiguousarray(layout.write(ours, config))
-    return tensors | dict(unused) | {ROTARY_NAME: rotary_frequencies(config)}
-
-
 def rotary_frequencies(config: STDiTConfig) -> np.ndarray:
     half = config.head_dim // 2
     return (10000.0 ** (-np.arange(half) / half)).astype(np.float32)
-
-
-def original_shapes(config: STDiTConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every original tensor that the network reads; allocates nothing."""
-    abstract = nnx.eval_shape(lambda: STDiT(config, rngs=nnx.Rngs(0)))
-    flat = {path: leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(abstract, nnx.Param))}
-    return {
-        name: jax.eval_shape(
-            lambda x, write=layout.write: write(x, config),
-            jax.ShapeDtypeStruct(flat[path][index is not None :], jnp.float32),
-        ).shape
-        for name, path, index, layout in key_table(config)
-    }
-
-
-def _check_names(tensors: Mapping[str, np.ndarray], config: STDiTConfig) -> None:
-    wanted = original_shapes(config)
-    used = {name for name in tensors if name != ROTARY_NAME and not UNUSED.search(name)}
-    problems = [f"missing {name}" for name in sorted(wanted.keys() - used)]
-    problems += [f"unknown {name}" for name in sorted(used - wanted.keys())]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, expected {wanted[name]}"
-        for name in sorted(used & wanted.keys())
-        if tuple(tensors[name].shape) != wanted[name]
-    ]
-    if problems:
-        raise UserError("these are not STDiT weights of this size: " + "; ".join(problems))
-
-
-def _check_rotary(tensors: Mapping[str, np.ndarray], config: STDiTConfig) -> None:
-    """Frequencies are computed, not loaded; stored ones may be rounded to bfloat16."""
-    stored = tensors.get(ROTARY_NAME)
-    if stored is None:
-        return
-    expected = rotary_frequencies(config)
-    if stored.shape != expected.shape or not np.allclose(stored, expected, rtol=1e-2):
-        raise UserError(f"{ROTARY_NAME} are not the rotary frequencies of this head size")

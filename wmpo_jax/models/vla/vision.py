@@ -3,7 +3,7 @@
 The policy reads the output of the SECOND-TO-LAST block, without the final norm and without prefix
 tokens (reference: verl/utils/vla_utils/openvla_oft/modeling_prismatic.py:115-137 and 186-228 at
 09f60b7). The last block, the final norm and SigLIP's attention pooling are unused, so they do not
-exist here; `weights.dead_names` gives their names.
+exist here; `weights.dead_shapes` lists them.
 """
 
 from functools import partial

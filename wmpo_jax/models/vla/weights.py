@@ -3,20 +3,16 @@
 Original names are those of the Hugging Face checkpoint: `vision_backbone.featurizer.*` is DINOv2,
 `vision_backbone.fused_featurizer.*` is SigLIP. Torch keeps linear weights as [out, in] and
 convolutions as OIHW; ours are [in, out] and HWIO. Embeddings and the head are [vocabulary, width]
-in both. What the network never computes with is listed by `dead_names`.
+in both. What the network never computes with is listed by `dead_shapes`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from flax.typing import PathParts
 
 from wmpo_jax.models.vla.config import ViTConfig, VLAConfig
-from wmpo_jax.models.vla.policy import VLA
-from wmpo_jax.runtime.errors import UserError
 
 
 class Layout(NamedTuple):
@@ -50,13 +46,11 @@ def name_table(config: VLAConfig) -> dict[str, Entry]:
     return table
 
 
-def dead_names(config: VLAConfig) -> list[str]:
-    """Names in an OpenVLA checkpoint that no output depends on; they are dropped on the way in."""
-    return list(dead_shapes(config))
-
-
 def dead_shapes(config: VLAConfig) -> dict[str, tuple[int, ...]]:
-    """Original names and shapes of the last block and final norm of each tower, and of the pool."""
+    """Names and shapes in an OpenVLA checkpoint that no output depends on.
+
+    They are the last block and final norm of each tower, and SigLIP's attention pool.
+    """
     towers = {"featurizer": config.dino, "fused_featurizer": config.siglip}
     shapes: dict[str, tuple[int, ...]] = {}
     for tower, vit in towers.items():
@@ -75,57 +69,6 @@ def dead_shapes(config: VLAConfig) -> dict[str, tuple[int, ...]]:
     ):
         shapes |= _linear_shapes(f"{pool}.{layer}", inner, outer)
     return shapes
-
-
-def load_state_dict(tensors: Mapping[str, np.ndarray], config: VLAConfig) -> VLA:
-    """A policy with the weights of an original state dict (float32; dead weights may be absent).
-
-    Raises:
-      UserError: names or shapes do not fit `config`; the message lists the differences.
-    """
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: VLA(config, rngs=nnx.Rngs(0))))
-    variables = dict(nnx.to_flat_state(abstract))
-    table = name_table(config)
-    _check(tensors, table, variables, config)
-    filled = {
-        entry.path: variables[entry.path].replace(
-            jnp.asarray(entry.layout.ours(np.asarray(tensors[name])), jnp.float32)
-        )
-        for name, entry in table.items()
-    }
-    return nnx.merge(graphdef, nnx.from_flat_state(filled))
-
-
-def to_state_dict(params: nnx.State, config: VLAConfig) -> dict[str, np.ndarray]:
-    """The inverse of `load_state_dict` for anything shaped like the parameters, gradients too."""
-    variables = dict(nnx.to_flat_state(params))
-    return {
-        name: entry.layout.theirs(np.asarray(variables[entry.path][...]))
-        for name, entry in name_table(config).items()
-    }
-
-
-def _check(
-    tensors: Mapping[str, np.ndarray],
-    table: Mapping[str, Entry],
-    variables: Mapping[PathParts, nnx.Variable],
-    config: VLAConfig,
-) -> None:
-    problems = [f"missing {name}" for name in table if name not in tensors]
-    known = table.keys() | set(dead_names(config))
-    problems += [f"unknown {name}" for name in tensors if name not in known]
-    for name, entry in table.items():
-        if name not in tensors:
-            continue
-        expected = entry.layout.theirs(np.broadcast_to(0, variables[entry.path].shape)).shape
-        if tensors[name].shape != expected:
-            problems.append(f"{name} is {tensors[name].shape}, expected {expected}")
-    if problems:
-        listed = "\n  ".join(problems[:20])
-        raise UserError(
-            f"The checkpoint does not fit the policy's config in {len(problems)} places; "
-            f"choose the preset it was made with:\n  {listed}"
-        )
 
 
 def _linear(name: str, path: PathParts) -> Iterator[tuple[str, Entry]]:
