@@ -78,8 +78,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     stages.check(config, names)
     path = resolve(flags.workdir or f"runs/{config_name(flags.config)}")
     with Workdir.open(path, config) as workdir, watch.collectives():
-        print(f"{mesh.describe(devices)}
-workdir {workdir.path}", file=sys.stderr)
+        print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
         stages.run_all(config, workdir, devices, names)
 
 

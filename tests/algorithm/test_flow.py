@@ -45,9 +45,7 @@ def test_condition_frames_get_the_history_level():
 
 def test_residual_examples_begin_around_the_newest_frame_as_the_network_sees_it():
     x0, noise = normals(0, 1)
-    mask_BT = jnp.array(
-        [[False, True, True, True], [False, False, True, True]] + [[False] * 3 + [True]]
-    )
+    mask_BT = jnp.arange(4)[None] > jnp.arange(3)[:, None]
     noisy, target = rf.training_example(x0, noise, jnp.full(3, 1000.0), mask_BT, 80.0, "residual")
     for b, newest in enumerate((0, 1, 2)):
         seen = 0.92 * x0[b, newest] + 0.08 * noise[b, newest]

@@ -10,11 +10,10 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
+from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
 from wmpo_jax.conversion import from_state_dict, to_state_dict
 from wmpo_jax.conversion.kinds import KINDS
-from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
 from wmpo_jax.models.videomae import VideoMAEConfig
-from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
 from wmpo_jax.models.videomae import preprocess as pixels
 from wmpo_jax.models.videomae.model import sine_positions
 from wmpo_jax.runtime.errors import UserError

@@ -2,8 +2,8 @@
 
     python -m tests.runtime.small_stages --config=... --workdir=... --stages=memory,stream
 
-memory and stream are `training.fit.fit` with data in memory and on disk, reinforce is GRPO in a world
-of one decision, simulate plays a simulator on the host, idle never ends; slow and
+memory and stream are `training.fit.fit` with data in memory and on disk, reinforce is GRPO in an
+environment of one decision, simulate plays a simulator on the host, idle never ends; slow and
 impatient are no stages but make the others so.
 """
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from ml_collections import ConfigDict
+from wmpo_jax.assembly.seeds import BLOCK, MAX_RUN_SEED
 
 from wmpo_jax import main as program
 from wmpo_jax import stages
@@ -18,7 +19,6 @@ from wmpo_jax.models.vla import VLAConfig
 from wmpo_jax.runtime import distributed, environment, mesh, preemption, schema, validation
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.stages.seeds import BLOCK, MAX_RUN_SEED
 
 ROOT = Path(__file__).parents[2]
 LIBERO = tuple(
