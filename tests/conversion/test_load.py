@@ -74,7 +74,7 @@ def test_normalization_of_the_processor_is_used(converted):
     folder = converted / "policy"
     path = folder / "assets" / "preprocessor_config.json"
     path.write_text(json.dumps({"tvf_normalize_params": towers}))
-    config = load_policy(folder).transform.config
+    config = load_policy(folder).policy.transform.config
     path.unlink()
     assert config.means == ((0.1,) * 3, (0.3,) * 3) and config.stds == ((0.2,) * 3, (0.4,) * 3)
 
@@ -92,7 +92,8 @@ def test_statistics_must_be_chosen_when_there_are_several(tmp_path):
 
 
 def test_world_model_imagines_a_chunk(converted):
-    world = load_world_model(converted / "world_model", converted / "autoencoder", steps=2)
+    folders = converted / "world_model", converted / "autoencoder"
+    world = load_world_model(*folders, steps=2, image_size=16)
     key = jax.random.key(0)
     history = world.encode(jnp.repeat(frames(1, 1, 16, 16, 3), 4, axis=1), key)
     actions = jnp.zeros((1, 8, 7))
@@ -112,7 +113,7 @@ def test_reward_model_scans_a_video(converted):
     never = load_reward_model(converted / "reward", threshold=1.1, min_steps=3)
     complete, finish = never(video)
     assert not complete.any() and (np.asarray(finish) == 13).all()
-    assert reward_model.score(video, jnp.zeros(2, int)).shape == (2, 7)
+    assert reward_model.model.score(video, jnp.zeros(2, int)).shape == (2, 7)
 
 
 def test_a_folder_of_another_kind_is_refused(converted):

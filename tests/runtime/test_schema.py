@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from ml_collections import ConfigDict
-from wmpo_jax.assembly.seeds import BLOCK, MAX_RUN_SEED
 
 from wmpo_jax import main as program
 from wmpo_jax import stages
+from wmpo_jax.assembly.seeds import BLOCK, MAX_RUN_SEED
 from wmpo_jax.models.autoencoder_kl import AutoencoderKLConfig
 from wmpo_jax.models.stdit import STDiTConfig
 from wmpo_jax.models.videomae import VideoMAEConfig

@@ -29,13 +29,13 @@ from wmpo_jax.agents.autoencoder import make_autoencoder
 from wmpo_jax.agents.policy import Policy, make_policy
 from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
 from wmpo_jax.agents.world_model import FlowConfig, VideoWorldModel, make_world_model
+from wmpo_jax.conversion.documents import read_config, read_object
 from wmpo_jax.conversion.kinds import compute_in
-from wmpo_jax.conversion.store import ASSETS, Place, Store, read_config
+from wmpo_jax.conversion.store import ASSETS, Place, Store
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.data.transforms import ImageTransformConfig
 from wmpo_jax.models.vla import PromptTokenizer, action_tokens
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.files import load_json
 
 RELEASED_IMAGE_SIZE = 256
 REFERENCE_MIN_STEPS = 100  # first frame of the first window that the reference looks at
@@ -183,8 +183,8 @@ def spread_over(mesh: Mesh, axis: str = "fsdp") -> Place:
 def load_statistics(assets: Path, key: str | None) -> ActionStatistics:
     """From dataset_statistics.json, or from `norm_stats` of config.json where that is missing."""
     path = assets / "dataset_statistics.json"
-    entries = load_json(path) if path.is_file() else read_config(assets).get("norm_stats", {})
-    if not entries:
+    entries = read_object(path) if path.is_file() else read_config(assets).get("norm_stats", {})
+    if not isinstance(entries, dict) or not entries:
         raise UserError(f"{assets} has no dataset_statistics.json: copy it beside the weights.")
     if key is None and len(entries) == 1:
         (key,) = entries
@@ -195,7 +195,12 @@ def load_statistics(assets: Path, key: str | None) -> ActionStatistics:
             f"{assets} has no statistics for '{key}': give unnorm_key, "
             f"one of {', '.join(sorted(entries))}."
         )
-    return ActionStatistics.from_json(entries[key]["action"])
+    entry = entries[key]
+    if not isinstance(entry, dict) or not isinstance(entry.get("action"), dict):
+        raise UserError(
+            f"The statistics '{key}' of {assets} have no entry `action`: copy them again."
+        )
+    return ActionStatistics.from_json(entry["action"], f"'{key}' of {assets}")
 
 
 def _open(folder: str | Path, kind: str) -> Store:
@@ -212,7 +217,7 @@ def transform_config(store: Store, lanczos_resize: bool, jpeg: bool) -> ImageTra
         size=store.config.image_size,
     )
     path = store.folder / ASSETS / "preprocessor_config.json"
-    towers = load_json(path).get("tvf_normalize_params", []) if path.is_file() else []
+    towers = read_object(path).get("tvf_normalize_params", []) if path.is_file() else []
     if len(towers) != 2:
         return config
     means, stds = (tuple(tuple(tower[key]) for tower in towers) for key in ("mean", "std"))

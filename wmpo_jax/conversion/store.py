@@ -25,7 +25,6 @@ import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 from orbax.checkpoint import type_handlers
 
-from wmpo_jax.conversion.documents import read_config as read_config
 from wmpo_jax.conversion.documents import read_object, read_settings
 from wmpo_jax.conversion.kinds import KINDS, Kind
 from wmpo_jax.runtime.checkpoints import tree_difference
