@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from wmpo_jax.envs import registry
+from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.mimicgen.env import EVALUATION_SEED, MimicgenEnv
-from wmpo_jax.envs.mimicgen.protocol import TASKS
 from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import UserError

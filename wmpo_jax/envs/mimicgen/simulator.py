@@ -1,14 +1,11 @@
-"""A robosuite environment in the place of LIBERO's: episodes take turns in it all the same.
-
-Only worker processes import this module: it brings robosuite.
-"""
+"""MimicGen's tasks in one process, see `robosuite.simulator`."""
 
 from typing import Any
 
 import numpy as np
 
-from wmpo_jax.envs.libero.simulator import Simulator
-from wmpo_jax.envs.mimicgen.protocol import TASKS, import_robosuite
+from wmpo_jax.envs.mimicgen.benchmark import TASKS, import_robosuite
+from wmpo_jax.envs.robosuite.simulator import Simulator
 
 
 class MimicgenSimulator(Simulator):
@@ -29,7 +26,7 @@ class MimicgenSimulator(Simulator):
 
 
 class _Scored:
-    """A robosuite environment that looks like LIBERO's wrapper: `done` means success."""
+    """A robosuite environment with the interface of LIBERO's wrapper: `done` means success."""
 
     def __init__(self, name: str, camera: str, image_size: int) -> None:
         robosuite = import_robosuite(name)
