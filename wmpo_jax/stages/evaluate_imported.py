@@ -36,6 +36,7 @@ def run(setting: Setting) -> None:
         unnorm_key=section.statistics or env.name,
         param_dtype=jnp.bfloat16,  # as released; nothing is trained
         place=spread_over(setting.mesh),
+        lanczos_resize=section.lanczos_resize,
         jpeg=section.jpeg,
     )
     family = as_family(setting, policy)

@@ -6,4 +6,4 @@ from wmpo_jax.envs.libero.simulator import LiberoSimulator
 from wmpo_jax.envs.robosuite import worker
 
 if __name__ == "__main__":
-    worker.serve(LiberoSimulator, ACTORS, lambda: import_libero("libero.libero.envs"))
+    worker.serve(LiberoSimulator, ACTORS, lambda _: import_libero("libero.libero.envs"))

@@ -1,8 +1,10 @@
 """The reference's four simulated tasks: which environment, how many actions, which words."""
 
 import dataclasses
+import hashlib
 import importlib
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 from wmpo_jax.envs.robosuite import environment
@@ -42,17 +44,25 @@ TASKS = {
 
 @dataclasses.dataclass(frozen=True)
 class MimicgenProtocol(EvaluationProtocol):
-    """The picture is neither turned nor mirrored; robosuite's rows, bottom first, are reversed."""
+    """The picture is neither turned nor mirrored; robosuite's rows, bottom first, are reversed.
+
+    Attributes:
+      states: a file of the reference's initial states, or "" (see `mimicgen.states`).
+    """
 
     worker: ClassVar[str] = "wmpo_jax.envs.mimicgen.worker"
     packages: ClassVar[tuple[str, ...]] = ("robosuite", "mujoco")
 
     success: str = "the environment's own success after an action within the horizon"
+    states: str = ""
 
     def describe(self) -> dict[str, Any]:
         mimicgen = ("mimicgen",) if TASKS[self.suite].mimicgen else ()
         found = environment.versions((*self.packages, *mimicgen))
-        return dataclasses.asdict(self) | {"packages": found}
+        # The file counts, not its place.
+        content = Path(self.states).expanduser().read_bytes() if self.states else b""
+        states = hashlib.sha256(content).hexdigest() if content else ""
+        return dataclasses.asdict(self) | {"states": states, "packages": found}
 
 
 def make_protocol(name: str, horizon: int = 0, **changes: Any) -> MimicgenProtocol:

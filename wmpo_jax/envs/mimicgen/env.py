@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wmpo_jax.envs.mimicgen import states
 from wmpo_jax.envs.mimicgen.benchmark import TASKS, make_protocol
 from wmpo_jax.envs.protocol import Episodes
 from wmpo_jax.envs.robosuite.env import RobosuiteEnv
@@ -25,12 +26,23 @@ class MimicgenEnv(RobosuiteEnv):
     Args:
       name: key of `TASKS`.
       image_size: height and width of a frame, pixels.
-      options: `horizon` (actions; 0 means the reference's), `workers` and `wave`.
+      options: `horizon` (actions; 0 means the reference's), `states` (a file of the reference's
+        initial states, or ""), `workers` and `wave`.
     """
 
     def __init__(self, name: str, image_size: int, options: Mapping[str, Any]) -> None:
-        evaluation = make_protocol(name, options["horizon"], image_size=image_size)
+        file = options.get("states", "")
+        self._stored = len(states.read(file)) if file else 0
+        evaluation = make_protocol(name, options["horizon"], image_size=image_size, states=file)
         super().__init__(evaluation, (TASKS[name].instruction,), options)
+
+    def held_out(self, start: int, count: int) -> np.ndarray:
+        if self._stored and start + count > self._stored:
+            raise UserError(
+                f"config.mimicgen.states holds {self._stored} initial states and {start + count} "
+                "are asked for: lower evaluate.episodes."
+            )
+        return super().held_out(start, count)
 
     def record(
         self,
@@ -45,4 +57,7 @@ class MimicgenEnv(RobosuiteEnv):
         )
 
     def _start(self, start: int) -> Start:
-        return Start(0, -1, start if start >= 0 else EVALUATION_SEED - 1 - start)
+        if start >= 0:
+            return Start(0, -1, start)
+        number = -1 - start
+        return Start(0, number, 0) if self._stored else Start(0, -1, EVALUATION_SEED + number)

@@ -1,17 +1,22 @@
 """MimicGen's tasks in one process, see `robosuite.simulator`."""
 
+from functools import cached_property
 from typing import Any
 
+import mujoco
 import numpy as np
 
-from wmpo_jax.envs.mimicgen.benchmark import TASKS, import_robosuite
+from wmpo_jax.envs.mimicgen.benchmark import TASKS, MimicgenProtocol, import_robosuite
+from wmpo_jax.envs.mimicgen.states import InitialState, read
 from wmpo_jax.envs.robosuite.simulator import Simulator
+from wmpo_jax.runtime.errors import UserError
 
 
 class MimicgenSimulator(Simulator):
     """Actions go to robosuite as they are: six for OSC_POSE, then the gripper, 1 closes."""
 
     settle_action = np.zeros(7)
+    protocol: MimicgenProtocol
 
     def executed(self, action_A: np.ndarray) -> np.ndarray:
         return np.clip(action_A, -1.0, 1.0)
@@ -19,6 +24,28 @@ class MimicgenSimulator(Simulator):
     def _make(self, task: int) -> Any:
         del task  # there is one
         return _Scored(self.protocol.suite, self.protocol.camera, self.protocol.image_size)
+
+    def _set_initial_state(self, task: int, number: int) -> None:
+        del task
+        state = self._stored[number]
+        model, sim = self.env.sim.model._model, self.env.sim
+        if len(state.numbers) != 1 + model.nq + model.nv:
+            raise UserError(
+                f"{self.protocol.states} holds states of {len(state.numbers)} numbers and "
+                f"{self.protocol.suite} has {1 + model.nq + model.nv}: give the file of this task."
+            )
+        for name, place in state.places.items():  # fixtures; what moves freely is in the numbers
+            body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+            if body >= 0:
+                model.body_pos[body] = place[:3]
+                if len(place) == 7:
+                    model.body_quat[body] = place[3:]
+        sim.set_state_from_flattened(state.numbers)
+        sim.forward()
+
+    @cached_property
+    def _stored(self) -> list[InitialState]:
+        return read(self.protocol.states)
 
     def _turn(self, image_HWC: np.ndarray) -> np.ndarray:
         """robosuite's rows run from the bottom up, as OpenGL's do."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation
 from wmpo_jax.envs.protocol import Episodes
+from wmpo_jax.envs.robosuite import environment
 from wmpo_jax.envs.robosuite.benchmark import EvaluationProtocol
 from wmpo_jax.envs.robosuite.pool import Start, WorkerPool
 
@@ -19,6 +20,9 @@ class RobosuiteEnv:
       evaluation: how episodes are set up.
       instructions: what the policy reads, one per task.
       options: `workers` (processes), `wave` (most episodes at once).
+
+    Raises:
+      UserError: the simulators' Python environment is missing.
     """
 
     action_dim = 7
@@ -29,6 +33,7 @@ class RobosuiteEnv:
         instructions: tuple[str, ...],
         options: Mapping[str, Any],
     ) -> None:
+        environment.interpreter()  # what is missing is said before anything begins
         self.name = evaluation.suite
         self.evaluation = evaluation
         self.instructions = instructions

@@ -77,19 +77,20 @@ def draw_something() -> None:
 def serve(
     simulator: Callable[[EvaluationProtocol], Simulator],
     actors: Mapping[str, Callable[..., Any]],
-    prepare: Callable[[], Any] = lambda: None,
+    prepare: Callable[[EvaluationProtocol], Any],
 ) -> None:
     """The program of a suite's `worker` module.
 
     Args:
       simulator: of the protocol that the pool sends.
       actors: scripted motion for `Desk.record`, made from an environment and a generator.
-      prepare: imports what the suite needs; raises UserError where it is not there.
+      prepare: imports what the protocol needs; raises UserError where it is not there.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     with Connection(int(sys.argv[1])) as connection:
-        desk = Desk(simulator(connection.recv()), actors)
-        prepare()
+        protocol = connection.recv()
+        prepare(protocol)
+        desk = Desk(simulator(protocol), actors)
         draw_something()
         connection.send("ready")
         while True:
