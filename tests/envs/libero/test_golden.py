@@ -46,7 +46,7 @@ def test_an_episode_that_is_set_up_otherwise_is_noticed(monkeypatch):
     )
     flipped = golden.actions() * [1, 1, 1, 1, 1, 1, -1] + [0, 0, 0, 0, 0, 0, 1]
     monkeypatch.setattr(golden, "actions", lambda: flipped)
-    (here,), _ = golden.play(wrong, [there], workers=1)
+    (here,) = golden.play(wrong, [there], workers=1)
     kinds = {kind for kind, _ in golden.differences(here, there)}
     assert {"size", "time", "gripper"} <= kinds
     here["picture"]["size"] = there["picture"]["size"]
@@ -114,7 +114,7 @@ def test_what_differs_is_named(change, words, monkeypatch):
     here = copy.deepcopy(there)
     change(here)
     assert any(words in found for _, found in golden.differences(here, there))
-    monkeypatch.setattr(golden, "play", lambda protocol, episodes, workers: ([here], "egl"))
+    monkeypatch.setattr(golden, "play", lambda protocol, episodes, workers: [here])
     monkeypatch.setattr(golden, "load", lambda: STORED | {"episodes": [there]})
     with pytest.raises(UserError, match=r"libero_object task 0: .* no success rate is reported"):
         golden.check(make_protocol("libero_object"), 1)
@@ -124,10 +124,10 @@ def test_versions_are_named_only_where_numbers_differ(monkeypatch):
     there = episode("libero_object", 0)
     old = {"packages": {"mujoco": "2.3.7"}, "episodes": [there]}
     monkeypatch.setattr(golden, "load", lambda: old)
-    monkeypatch.setattr(golden, "play", lambda protocol, episodes, workers: ([there], "egl"))
+    monkeypatch.setattr(golden, "play", lambda protocol, episodes, workers: [there])
     golden.check(make_protocol("libero_object"), 1)
     darker = copy.deepcopy(there)
     darker["picture"]["levels"] = [level - 30 for level in darker["picture"]["levels"]]
-    monkeypatch.setattr(golden, "play", lambda protocol, episodes, workers: ([darker], "egl"))
+    monkeypatch.setattr(golden, "play", lambda protocol, episodes, workers: [darker])
     with pytest.raises(UserError, match=r"30\.0 levels darker; mujoco is .*, upstream's 2\.3\.7"):
         golden.check(make_protocol("libero_object"), 1)

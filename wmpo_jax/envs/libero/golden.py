@@ -13,14 +13,14 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from wmpo_jax.envs.libero.benchmark import HORIZONS, make_protocol
-from wmpo_jax.envs.libero.measures import actions
+from wmpo_jax.envs.libero.measures import ACTIONS, actions
 from wmpo_jax.envs.libero.measures import picture as measure_picture
 from wmpo_jax.envs.robosuite import environment
 from wmpo_jax.envs.robosuite.benchmark import EvaluationProtocol
@@ -47,19 +47,19 @@ def load() -> dict[str, Any]:
 
 def play(
     protocol: EvaluationProtocol, episodes: Sequence[dict[str, Any]], workers: int
-) -> tuple[list[dict[str, Any]], str]:
-    """The same episodes of one suite here and now, and the renderer that drew them.
+) -> list[dict[str, Any]]:
+    """The same episodes of one suite here and now.
 
     Each worker has one episode at a time: where things are is read as the last step left it.
     """
-    pool = WorkerPool(protocol, min(workers, len(episodes)))
     size, found = min(workers, len(episodes)), []
+    pool = WorkerPool(protocol, size)
     try:
         for first in range(0, len(episodes), size):
             found += _wave(pool, episodes[first : first + size])
     finally:
         pool.close()
-    return found, pool.renderer
+    return found
 
 
 def _wave(pool: WorkerPool, episodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,74 +155,69 @@ def check(protocol: EvaluationProtocol, workers: int) -> None:
 
     Plays the stored episodes of the protocol's suite and of the most sensitive tasks.
     """
-    findings, renderer = findings_of(protocol, workers)
-    if findings:
-        raise UserError(
-            f"LIBERO is not what results are compared with ({renderer}): {'; '.join(findings)}; no "
-            "success rate is reported until python -m wmpo_jax.envs.libero.golden agrees "
-            f"({environment.set_up_command()} installs upstream's versions)."
-        )
-
-
-def findings_of(protocol: EvaluationProtocol, workers: int) -> tuple[list[str], str]:
-    """One sentence for each kind of difference, then the versions if there is any; the renderer."""
-    stored = load()
-    mine = [
+    stored = load()["episodes"]
+    wanted = [
         row
-        for row in stored["episodes"]
+        for row in stored
         if row["suite"] == protocol.suite or (row["suite"], row["task"]) in SENSITIVE
     ]
+    _refuse(protocol, list(pairs(protocol, wanted, workers)))
+
+
+def pairs(
+    protocol: EvaluationProtocol, wanted: Sequence[dict[str, Any]], workers: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Episodes as found here, and as stored; suite by suite, set up as in `protocol`."""
+    for suite in dict.fromkeys(row["suite"] for row in wanted):
+        rows = [row for row in wanted if row["suite"] == suite]
+        size = rows[0]["picture"]["size"][0]
+        setup = dataclasses.replace(protocol, suite=suite, image_size=size, horizon=ACTIONS)
+        yield from zip(play(setup, rows, workers), rows, strict=True)
+
+
+def _refuse(
+    protocol: EvaluationProtocol, played: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+) -> None:
+    """Raises UserError with a clause for each kind of difference, then the versions."""
     findings: dict[str, list[str]] = {}
-    renderer = ""
-    for suite in dict.fromkeys(episode["suite"] for episode in mine):
-        episodes = [episode for episode in mine if episode["suite"] == suite]
-        size = episodes[0]["picture"]["size"][0]
-        played = dataclasses.replace(protocol, suite=suite, image_size=size, horizon=100)
-        found, renderer = play(played, episodes, workers)
-        for here, there in zip(found, episodes, strict=True):
-            for kind, words in differences(here, there):
-                name = f"{there['suite']} task {there['task']}"
-                findings.setdefault(kind, []).append(f"{name}: {words}")
-    sentences = [
+    for here, there in played:
+        for kind, words in differences(here, there):
+            findings.setdefault(kind, []).append(f"{there['suite']} task {there['task']}: {words}")
+    if not findings:
+        return
+    clauses = [
         words[0] + (f" (and {len(words) - 1} more like it)" if len(words) > 1 else "")
         for words in findings.values()
     ]
-    if sentences:
-        here = environment.versions(protocol.packages)
-        sentences += [
-            f"{name} is {here[name]}, upstream's {version}"
-            for name, version in stored["packages"].items()
-            if here[name] != version
-        ]
-    return sentences, renderer
-
-
-def table(suites: Sequence[str], workers: int) -> str:
-    """Markdown: how far each stored episode is from upstream's."""
-    rows = [
-        "| suite | task | state | frame, mean level | upstream | tiles | settled, mm | moved, mm |",
-        "|---|---|---|---|---|---|---|---|",
+    here = environment.versions(protocol.packages)
+    clauses += [
+        f"{name} is {here[name]}, upstream's {version}"
+        for name, version in load()["packages"].items()
+        if here[name] != version
     ]
-    for suite in suites:
-        episodes = [episode for episode in load()["episodes"] if episode["suite"] == suite]
-        size = episodes[0]["picture"]["size"][0]
-        found, _ = play(make_protocol(suite, image_size=size), episodes, workers)
-        for here, there in zip(found, episodes, strict=True):
-            tiles = np.abs(np.array(here["picture"]["tiles"]) - there["picture"]["tiles"]).mean()
-            moved = [_farthest(here[when], there[when]) for when in ("settled", "afterwards")]
-            levels = [np.mean(row["picture"]["levels"]) for row in (here, there)]
-            rows.append(
-                f"| {suite} | {there['task']} | {there['init']} | {levels[0]:.1f} "
-                f"| {levels[1]:.1f} | {tiles:.2f} | {moved[0]:.2f} | {moved[1]:.2f} |"
-            )
-    return "\n".join(rows)
+    raise UserError(
+        f"LIBERO is not what results are compared with: {'; '.join(clauses)}; no success rate is "
+        "reported until python -m wmpo_jax.envs.libero.golden agrees "
+        f"({environment.set_up_command()} installs upstream's versions)."
+    )
+
+
+def _row(here: dict[str, Any], there: dict[str, Any]) -> str:
+    """Markdown: how far an episode is from upstream's."""
+    tiles = np.abs(np.array(here["picture"]["tiles"]) - there["picture"]["tiles"]).mean()
+    settled, moved = (_farthest(here[when], there[when]) for when in ("settled", "afterwards"))
+    level, upstream = (np.mean(row["picture"]["levels"]) for row in (here, there))
+    return (
+        f"| {there['suite']} | {there['task']} | {there['init']} | {level:.2f} | {upstream:.2f} "
+        f"| {tiles:.2f} | {settled:.2f} | {moved:.2f} |"
+    )
 
 
 def _farthest(here: dict[str, Any], there: dict[str, Any]) -> float:
     """Largest distance of a thing or the hand from where upstream has it, millimeters."""
-    pairs = [(here["hand"], there["hand"])]
-    pairs += [(here["things"][name], place) for name, place in there["things"].items()]
-    return 1e3 * max(float(np.linalg.norm(np.subtract(a[:3], b[:3]))) for a, b in pairs)
+    places = [(here["hand"], there["hand"])]
+    places += [(here["things"][name], place) for name, place in there["things"].items()]
+    return 1e3 * max(float(np.linalg.norm(np.subtract(a[:3], b[:3]))) for a, b in places)
 
 
 def main() -> None:
@@ -230,10 +225,18 @@ def main() -> None:
     parser.add_argument("--suites", nargs="*", default=list(HORIZONS), choices=list(HORIZONS))
     parser.add_argument("--workers", type=int, default=1)
     flags = parser.parse_args()
+    protocol = make_protocol(flags.suites[0] if flags.suites else "libero_spatial")
+    wanted = [row for row in load()["episodes"] if row["suite"] in flags.suites]
+    print(
+        "| suite | task | state | frame, mean level | upstream | tiles | settled, mm | moved, mm |"
+    )
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    played = []
     try:
-        print(table(flags.suites, flags.workers), flush=True)
-        for suite in flags.suites:
-            check(make_protocol(suite), flags.workers)
+        for here, there in pairs(protocol, wanted, flags.workers):
+            print(_row(here, there), flush=True)
+            played.append((here, there))
+        _refuse(protocol, played)
     except UserError as error:
         sys.exit(f"wmpo_jax: {error}")
     print("LIBERO does here what it does under upstream's versions")
