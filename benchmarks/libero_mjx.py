@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,15 +23,16 @@ from wmpo_jax.runtime.files import save_json
 
 def measure(suite: str, task: int, episodes: int) -> dict:
     """One task, in this process."""
-    from wmpo_jax.envs.libero.protocol import process_environment
-    from wmpo_jax.envs.libero_mjx import fidelity, truth
+    from wmpo_jax.envs.libero import truth
+    from wmpo_jax.envs.libero_mjx import fidelity
+    from wmpo_jax.envs.robosuite import environment as simulators
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "episodes.npz"
-        command = [sys.executable, "-m", "wmpo_jax.envs.libero_mjx.truth", suite, str(task)]
+        arguments = (suite, str(task), str(file), f"--episodes={episodes}")
+        command = simulators.command("wmpo_jax.envs.libero.truth", *arguments)
         before = time.monotonic()
-        command += [str(file), f"--episodes={episodes}"]
-        subprocess.run(command, env=process_environment(), check=True)
+        subprocess.run(command, env=simulators.variables(), check=True)
         seconds = {"c": time.monotonic() - before}
         found, played = truth.load(file)
     before = time.monotonic()
@@ -75,7 +75,7 @@ def main() -> None:
     flags = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     environment.prepare()
-    from wmpo_jax.envs.libero.protocol import HORIZONS, task_names
+    from wmpo_jax.envs.libero.benchmark import HORIZONS, task_names
     from wmpo_jax.envs.libero_mjx import fidelity
 
     if flags.suite not in HORIZONS or not set(flags.tasks) <= set(

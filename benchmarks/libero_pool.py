@@ -10,10 +10,8 @@ chunk, which is all that a policy reads. Building environments is not counted.
 import argparse
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -22,12 +20,10 @@ SUITE, TASK, SIZE, CHUNK = "libero_spatial", 0, 256, 8
 
 def direct(steps: int) -> None:
     """Prints both rates of plain LIBERO; runs in a process with a renderer in its environment."""
-    from libero.libero.envs import OffScreenRenderEnv
-
-    from wmpo_jax.envs.libero.protocol import bddl_file
+    from wmpo_jax.envs.libero.benchmark import bddl_file, import_libero
 
     for name, cameras in (("every frame", ["agentview"]), ("no frame", [])):
-        env = OffScreenRenderEnv(
+        env = import_libero("libero.libero.envs").OffScreenRenderEnv(
             bddl_file_name=str(bddl_file(SUITE, TASK)),
             camera_names=cameras or "agentview",
             camera_heights=SIZE,
@@ -44,8 +40,8 @@ def direct(steps: int) -> None:
 
 def pooled(workers: int, steps: int) -> None:
     """Prints both rates of the pool."""
-    from wmpo_jax.envs.libero.pool import Start, WorkerPool
-    from wmpo_jax.envs.libero.protocol import make_protocol
+    from wmpo_jax.envs.libero.benchmark import make_protocol
+    from wmpo_jax.envs.robosuite.pool import Start, WorkerPool
 
     pool = WorkerPool(make_protocol(SUITE, image_size=SIZE), workers)
     still = np.zeros((workers, CHUNK, 7)) + np.eye(7)[6]
@@ -75,11 +71,11 @@ def main() -> None:
     if flags.direct:
         direct(flags.steps)
         return
-    from wmpo_jax.envs.libero.protocol import process_environment
+    from wmpo_jax.envs.robosuite import environment
 
-    environment = process_environment(os.environ.get("MUJOCO_GL", "egl"))
-    command = [sys.executable, str(Path(__file__)), "--direct", f"--steps={flags.steps}"]
-    subprocess.run(command, env=environment, check=True)
+    command = environment.command("benchmarks.libero_pool", "--direct", f"--steps={flags.steps}")
+    variables = environment.variables(os.environ.get("MUJOCO_GL", "egl"))
+    subprocess.run(command, env=variables, check=True)
     pooled(flags.workers, flags.steps)
 
 

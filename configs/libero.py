@@ -7,7 +7,7 @@
     python -m wmpo_jax.main --config=configs/libero.py:evaluate_imported \\
         --stages=evaluate_imported --config.evaluate_imported.folder=ckpt/policy   # its score
 
-Needs the extra `libero` (pip install 'wmpo_jax[libero]') and MuJoCo's OpenGL libraries.
+Needs what `bash launch/setup.sh libero` installs.
 
 `:smoke` lets all stages run for a few steps on episodes of 16 actions, in which nothing can
 succeed; that takes five to ten minutes on two cores. `:tiny` gives whole episodes to networks of a
@@ -159,7 +159,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "folder": "",  # made by `python -m wmpo_jax.convert import --kind=policy`
             "statistics": "",  # their key; "" means the suite, or <suite>_no_noops
-            "lanczos": True,  # resize as for imagined frames; False: as WMPO's simulator path does
+            "lanczos_resize": True,  # to 224 pixels, before the crop
             "jpeg": True,  # the round trip of OpenVLA-OFT's evaluation; needs the extra `jpeg`
         }
     )

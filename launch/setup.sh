@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv with locked packages: what a run needs, or with the argument `tests` all that the tests
-# need, torch and the system's OpenGL libraries among it (the tests compare our camera with MuJoCo's
-# own renderer). Any other argument names extras of pyproject.toml: `cuda` or `tpu,libero,data`.
+# need, torch, LIBERO and the system's OpenGL libraries among it (the tests compare our camera with
+# MuJoCo's own renderer). Any other argument names extras of pyproject.toml: `cuda` or `tpu,data`.
+# `libero`, alone or among them, makes .venv-libero, in which LIBERO and robosuite run (2 GB).
 # Safe to run again; needs Python 3.11+.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,14 +24,21 @@ opengl() {
   fi
 }
 
+libero() {
+  opengl
+  .venv/bin/python -m wmpo_jax.envs.robosuite.environment
+}
+
+extras=",${1:-},"
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 if [ "${1:-}" = tests ]; then
-  opengl
   # With PyPI alone pip takes torch's CUDA build (GBs); the CPU build is in PyTorch's own index:
   # export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
   pip install -r requirements-ci.lock
   pip install --no-deps --editable .
+  libero
 else
-  case ",${1:-}," in *,libero,*) opengl ;; esac
-  pip install --constraint requirements-ci.lock --editable ".[tensorboard${1:+,$1}]"
+  wanted=${extras//,libero,/,} wanted=${wanted%,} wanted=${wanted%,}
+  pip install --constraint requirements-ci.lock --editable ".[tensorboard$wanted]"
+  case "$extras" in *,libero,*) libero ;; esac
 fi

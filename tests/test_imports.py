@@ -29,7 +29,7 @@ HEAVY = {
     "h5py": {"data.hdf5"},
     "pyarrow": {"data.lerobot"},
     "array_record": {"data.rlds"},
-    "robosuite": {"envs.libero", "envs.mimicgen"},
+    "robosuite": {"envs.robosuite"},
     "libero": {"envs.libero"},
 }
 

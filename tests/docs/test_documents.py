@@ -31,6 +31,7 @@ ELSEWHERE = {
     "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",
     "examples/real_robot.py": "tests/examples/test_real_robot.py",
     "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
+    "-m wmpo_jax.envs.libero.golden": "tests/envs/libero/test_golden.py",
     "benchmarks/libero_pool.py": "not here: a measurement that takes a quiet machine",
     "benchmarks/data_windows.py": "not here: a measurement of half a minute",
     "benchmarks.two_hosts": "not here: two whole runs; test_two_hosts.py has small ones",

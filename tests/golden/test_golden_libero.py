@@ -18,8 +18,7 @@ from tests.golden.test_golden_preproc import assert_within_a_level
 from wmpo_jax import convert
 from wmpo_jax.conversion.load import load_policy
 from wmpo_jax.data.transforms import ImageTransform
-from wmpo_jax.envs.libero.protocol import HORIZONS, language, task_names
-from wmpo_jax.envs.libero.simulator import libero_action
+from wmpo_jax.envs.libero.benchmark import HORIZONS, executed_action, language, task_names
 from wmpo_jax.models.vla.tokenizer import LLAMA2_LONE_SPACE
 
 SUITE = "libero_spatial"
@@ -75,6 +74,6 @@ def test_the_actions(policy, golden):
     theirs = tensors["out.rollout.actions"].reshape(-1, 7)
     np.testing.assert_allclose(actions, theirs, rtol=0, atol=1e-6)
     for action in theirs:
-        executed = libero_action(action)
+        executed = executed_action(action)
         np.testing.assert_array_equal(executed[:6], np.clip(action[:6], -1, 1))
         assert executed[6] == -np.sign(2 * action[6] - 1)

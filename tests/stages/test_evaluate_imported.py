@@ -44,7 +44,7 @@ def context_for(folder, tmp_path):
                 "folder": str(folder),
                 "statistics": "",
                 "jpeg": False,
-                "lanczos": True,
+                "lanczos_resize": True,
             },
             "evaluate": {"episodes": 4, "batch_size": 4, "primary": "greedy"},
         }

@@ -190,16 +190,14 @@ def load_statistics(assets: Path, key: str | None) -> ActionStatistics:
         (key,) = entries
     if key not in entries and f"{key}_no_noops" in entries:
         key = f"{key}_no_noops"  # LIBERO's data without idle steps, which OpenVLA-OFT trained on
-    if key not in entries:
+    if key is None or key not in entries:
         raise UserError(
             f"{assets} has no statistics for '{key}': give unnorm_key, "
             f"one of {', '.join(sorted(entries))}."
         )
     entry = entries[key]
     if not isinstance(entry, dict) or not isinstance(entry.get("action"), dict):
-        raise UserError(
-            f"The statistics '{key}' of {assets} have no entry `action`: copy them again."
-        )
+        raise UserError(f"Statistics '{key}' of {assets} have no entry `action`: copy them again.")
     return ActionStatistics.from_json(entry["action"], f"'{key}' of {assets}")
 
 

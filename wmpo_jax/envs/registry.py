@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from wmpo_jax.envs.libero.benchmark import HORIZONS
 from wmpo_jax.envs.libero.env import LiberoEnv
-from wmpo_jax.envs.libero.protocol import HORIZONS
 from wmpo_jax.envs.libero_mjx.env import LiberoMjxEnv
+from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.mimicgen.env import MimicgenEnv
-from wmpo_jax.envs.mimicgen.protocol import TASKS
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.tabletop.env import TabletopEnv
 from wmpo_jax.envs.tabletop.tasks.lift import Lift

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from wmpo_jax.assembly import networks
-from wmpo_jax.envs.libero.protocol import HORIZONS
-from wmpo_jax.envs.mimicgen.protocol import TASKS
+from wmpo_jax.envs.libero.benchmark import HORIZONS
+from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.runtime.errors import UserError
 

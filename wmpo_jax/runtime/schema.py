@@ -113,6 +113,7 @@ class Libero(Section):
 
 
 class Mimicgen(Section):
+    states: Place
     horizon: Horizon
     workers: Small
     wave: Batch
@@ -306,7 +307,7 @@ class Evaluate(Section):
 class EvaluateImported(Section):
     folder: Place
     statistics: str
-    lanczos: bool
+    lanczos_resize: bool
     jpeg: bool
 
 

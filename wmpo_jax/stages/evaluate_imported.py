@@ -32,7 +32,7 @@ def run(context: RunContext) -> dict[str, Any]:
         unnorm_key=section.statistics or env.name,
         param_dtype=jnp.bfloat16,  # as released; nothing is trained
         place=spread_over(context.mesh),
-        lanczos_resize=section.lanczos,
+        lanczos_resize=section.lanczos_resize,
         jpeg=section.jpeg,
     )
     _check_actions(context, imported)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from wmpo_jax.envs.libero.pool import WorkerPool
-from wmpo_jax.envs.libero.protocol import make_protocol
+from wmpo_jax.envs.libero.benchmark import make_protocol
+from wmpo_jax.envs.robosuite.pool import WorkerPool
 
 
 @pytest.fixture(scope="session")

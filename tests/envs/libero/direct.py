@@ -12,8 +12,8 @@ import sys
 import numpy as np
 from libero.libero.envs import OffScreenRenderEnv
 
-from wmpo_jax.envs.libero.protocol import bddl_file, initial_states, make_protocol
-from wmpo_jax.envs.libero.simulator import Simulator
+from wmpo_jax.envs.libero.benchmark import bddl_file, initial_states, make_protocol
+from wmpo_jax.envs.libero.simulator import LiberoSimulator
 
 TASK, INIT, SIZE = 1, 3, 256
 STEPS = 50
@@ -46,7 +46,7 @@ def called_directly(suite: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def simulated(suite: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """The same episode in slot 0, while two others take turns with it."""
-    simulator = Simulator(make_protocol(suite, image_size=SIZE))
+    simulator = LiberoSimulator(make_protocol(suite, image_size=SIZE))
     simulator.reset(1, TASK, -1, 5)
     frame = simulator.reset(0, TASK, INIT, 0)
     video = [(frame, simulator.state(0)["proprio"])]

@@ -7,9 +7,9 @@ import signal
 import numpy as np
 import pytest
 
-from wmpo_jax.envs.libero import pool as pool_module
-from wmpo_jax.envs.libero.pool import Start, WorkerPool
-from wmpo_jax.envs.libero.protocol import make_protocol
+from wmpo_jax.envs.libero.benchmark import make_protocol
+from wmpo_jax.envs.robosuite import environment
+from wmpo_jax.envs.robosuite.pool import Start, WorkerPool
 from wmpo_jax.runtime.errors import UserError
 
 STARTS = [Start(0, 0, 0), Start(0, -1, 11), Start(0, 4, 0)]  # slots 0 and 2 share a worker
@@ -90,23 +90,21 @@ def test_a_recorded_episode_keeps_its_promises(pool):
 
 
 def test_renderers_that_cannot_draw_are_named_with_a_cure(monkeypatch):
-    environment = pool_module.process_environment
+    variables = environment.variables
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(pool_module, "process_environment", lambda _: environment("nonsense"))
-    with pytest.raises(
-        UserError, match=r"neither renderer \(egl: .*; osmesa: .*\): apt-get install"
-    ):
+    monkeypatch.setattr(environment, "variables", lambda _: variables("nonsense"))
+    with pytest.raises(UserError, match=r"no renderer \(egl: .*; osmesa: .*\): apt-get install"):
         WorkerPool(make_protocol("libero_spatial"), 1)
 
 
 def test_the_second_renderer_is_taken_where_the_first_fails(monkeypatch):
-    environment = pool_module.process_environment
+    variables = environment.variables
 
     def broken_egl(renderer):
-        return environment("osmesa" if renderer == "osmesa" else "nonsense")
+        return variables("osmesa" if renderer == "osmesa" else "nonsense")
 
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(pool_module, "process_environment", broken_egl)
+    monkeypatch.setattr(environment, "variables", broken_egl)
     pool = WorkerPool(make_protocol("libero_spatial"), 1)
     pool.close()
     assert pool.renderer == "osmesa"

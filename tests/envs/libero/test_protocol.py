@@ -1,25 +1,38 @@
 """What is measured is LIBERO's own, and a hash tells two ways of measuring apart."""
 
 import dataclasses
+import json
+import subprocess
 
 import pytest
-from libero.libero.benchmark import task_maps
 
 from wmpo_jax.envs import registry
-from wmpo_jax.envs.libero.protocol import HORIZONS, initial_states, language, make_protocol
+from wmpo_jax.envs.libero.benchmark import HORIZONS, STORED_STATES, language, make_protocol
 from wmpo_jax.envs.protocol import HostEnvironment
+from wmpo_jax.envs.robosuite import environment
 from wmpo_jax.runtime.errors import UserError
 
 OPTIONS = {"tasks": (), "horizon": 0, "workers": 1, "wave": 4}
 
 
-@pytest.mark.parametrize("suite", HORIZONS)
-def test_tasks_are_those_of_the_benchmark(suite):
-    protocol = make_protocol(suite)
-    own = [task.language for task in task_maps[suite].values()]
-    assert [language(suite, task) for task in protocol.tasks] == own
-    assert len(own) == (90 if suite == "libero_90" else 10)
-    assert len(initial_states(suite, 0)) == 50
+def test_tasks_are_those_of_the_benchmark():
+    """The list in the package against LIBERO's own, in the environment that has it."""
+    program = "tests.envs.libero.tasks"
+    done = subprocess.run(
+        environment.command(program),
+        env=environment.variables(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    own = json.loads(done.stdout)
+    assert own.keys() == HORIZONS.keys()
+    for suite, rows in own.items():
+        protocol = make_protocol(suite)
+        assert [language(suite, task) for task in protocol.tasks] == rows["languages"]
+        assert set(rows["states"]) == {STORED_STATES}
+        assert len(rows["languages"]) == (90 if suite == "libero_90" else 10)
 
 
 def test_every_field_and_every_version_counts_in_the_hash():

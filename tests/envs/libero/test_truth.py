@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
 from tests.stages.processes import ROOT
-from wmpo_jax.envs.libero.protocol import process_environment
+from wmpo_jax.envs.robosuite import environment
 
 
 @pytest.mark.slow
@@ -15,9 +14,9 @@ from wmpo_jax.envs.libero.protocol import process_environment
 def test_fifty_random_actions_show_what_libero_shows(suite, pool):
     """The other suites are compared by the same program, see docs/libero.md."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.envs.libero.direct", suite],
+        environment.command("tests.envs.libero.direct", suite),
         cwd=ROOT,
-        env=process_environment(pool.renderer),
+        env=environment.variables(pool.renderer),
         capture_output=True,
         text=True,
         timeout=900,

@@ -1,11 +1,10 @@
 import subprocess
-import sys
 
 import pytest
 
 from tests.stages.processes import ROOT
-from wmpo_jax.envs.libero.protocol import process_environment
-from wmpo_jax.envs.libero_mjx import truth
+from wmpo_jax.envs.libero import truth
+from wmpo_jax.envs.robosuite import environment
 
 
 @pytest.fixture(scope="session")
@@ -13,9 +12,9 @@ def recorded(tmp_path_factory):
     """(scene, episode) of `recorder`."""
     file = tmp_path_factory.mktemp("libero_mjx") / "episode.npz"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.envs.libero_mjx.recorder", str(file)],
+        environment.command("tests.envs.libero_mjx.recorder", str(file)),
         cwd=ROOT,
-        env=process_environment(),
+        env=environment.variables(),
         capture_output=True,
         text=True,
         timeout=600,

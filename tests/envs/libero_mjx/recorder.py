@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wmpo_jax.envs.libero import truth
+from wmpo_jax.envs.libero.benchmark import make_protocol
 from wmpo_jax.envs.libero.origin import scene, start
-from wmpo_jax.envs.libero.protocol import make_protocol
 from wmpo_jax.envs.libero.scripts import hand_position
-from wmpo_jax.envs.libero.simulator import Simulator
-from wmpo_jax.envs.libero_mjx import truth
+from wmpo_jax.envs.libero.simulator import LiberoSimulator
 
 STEPS = 12
 
@@ -51,7 +51,7 @@ def listen(controller, rows: dict[str, list]) -> None:
 
 
 def main() -> None:
-    simulator = Simulator(make_protocol("libero_spatial", (0,), image_size=16))
+    simulator = LiberoSimulator(make_protocol("libero_spatial", (0,), image_size=16))
     simulator.reset(0, 0, 0, 0)
     env, data = simulator.env.env, simulator.env.sim.data
     episode = start(env)

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wmpo_jax.envs.libero.pool import Start
-from wmpo_jax.envs.libero.protocol import HORIZONS
+from wmpo_jax.envs.libero.benchmark import HORIZONS
 from wmpo_jax.envs.libero_mjx import env as libero_mjx
 from wmpo_jax.envs.libero_mjx import fidelity, physics
 from wmpo_jax.envs.registry import make_reality
+from wmpo_jax.envs.robosuite.pool import Start
 from wmpo_jax.runtime.errors import UserError
 
 JOINTS = 9
@@ -25,7 +25,8 @@ class Workers:
         self._count = len(starts)
         return np.zeros((self._count, 4, 4, 3), np.uint8)
 
-    def origins(self):
+    def ask(self, name):
+        assert name == "origin"
         start = {
             "qpos": np.zeros(JOINTS),
             "qvel": np.zeros(JOINTS),

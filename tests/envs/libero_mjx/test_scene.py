@@ -4,7 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from wmpo_jax.envs.libero_mjx import scene, truth
+from wmpo_jax.envs.libero import truth
+from wmpo_jax.envs.libero_mjx import scene
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,19 @@
 """Square runs as robosuite ships it; the other tasks say what they lack."""
 
-import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wmpo_jax.envs import registry
+from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.mimicgen.env import EVALUATION_SEED, MimicgenEnv
-from wmpo_jax.envs.mimicgen.protocol import TASKS
 from wmpo_jax.envs.protocol import HostEnvironment
+from wmpo_jax.envs.robosuite import environment
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import UserError
 
@@ -60,7 +64,7 @@ def test_a_scripted_demonstration_is_refused(square):
 
 @pytest.mark.parametrize("name", MIMICGEN)
 def test_without_mimicgen_one_sentence_says_how(name):
-    if importlib.util.find_spec("mimicgen"):
+    if list(environment.folder().glob("lib/python3*/site-packages/mimicgen*")):
         pytest.skip("MimicGen is installed")
     env = registry.make_reality(name, 64, OPTIONS)
     assert isinstance(env, MimicgenEnv)
@@ -74,3 +78,35 @@ def test_pages_agree_with_the_tasks(name):
     assert config.task == name
     assert config.improve.chunks * 8 == TASKS[name].horizon
     assert config.improve.chunks % config.improve.micro_chunks in (0, config.improve.chunks)
+
+
+def test_pages_are_read_from_an_installed_package(tmp_path):
+    """As a wheel has them: beside the package's folders, with no clone in sight."""
+    package = tmp_path / "site" / "wmpo_jax"
+    package.mkdir(parents=True)
+    for part in (ROOT / "wmpo_jax").iterdir():
+        (package / part.name).symlink_to(part)
+    shutil.copytree(ROOT / "configs", package / "configs")
+    program = (
+        "from wmpo_jax.runtime.config import load_config as load; "
+        "print(*(load(f'configs/{name}.py', []).task for name in __import__('sys').argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *MIMICGEN],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == MIMICGEN
+
+
+@pytest.mark.parametrize("name", MIMICGEN)
+def test_an_imported_policy_sees_the_simulators_frames_as_they_are(name):
+    config = load_config(str(ROOT / f"configs/{name}.py"))
+    section = config.evaluate_imported
+    assert (section.jpeg, section.lanczos_resize) == (False, False)
+    assert section.statistics == config.networks.statistics
+    assert load_config(str(ROOT / "configs/libero.py")).evaluate_imported.lanczos_resize

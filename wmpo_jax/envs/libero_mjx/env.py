@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.envs.libero.benchmark import executed_action
 from wmpo_jax.envs.libero.env import LiberoEnv
-from wmpo_jax.envs.libero.pool import Start, WorkerPool
-from wmpo_jax.envs.libero.simulator import libero_action
 from wmpo_jax.envs.libero_mjx import fidelity
 from wmpo_jax.envs.libero_mjx.physics import Physics, State
+from wmpo_jax.envs.robosuite.pool import Start, WorkerPool
 
 
 class LiberoMjxEnv(LiberoEnv):
@@ -51,7 +51,7 @@ class MjxPool:
     def reset(self, starts: Sequence[Start]) -> np.ndarray:
         """Begins a wave of one task: frames uint8 [B, H, W, 3]."""
         self._frames = self._workers.reset(starts)
-        origins = self._workers.origins()
+        origins = self._workers.ask("origin")
         begun = [origin["start"] for origin in origins]
         if starts[0].task != self._task:
             self._build(starts[0].task, fidelity.make_physics(origins[0]["scene"], begun[0]))
@@ -63,7 +63,7 @@ class MjxPool:
         frames, success = [], []
         last = actions_BKA.shape[1] - 1
         for k in range(last + 1):
-            told_BA = np.stack([libero_action(action_A) for action_A in actions_BKA[:, k]])
+            told_BA = np.stack([executed_action(action_A) for action_A in actions_BKA[:, k]])
             self._state = self._advance(self._state, told_BA.astype(np.float32))
             if draw == "all" or (draw == "last" and k == last):
                 self._frames = self._workers.draw(list(np.asarray(self._state.start.qpos, float)))

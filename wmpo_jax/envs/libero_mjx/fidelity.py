@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.envs.libero_mjx import truth
+from wmpo_jax.envs.libero import truth
 from wmpo_jax.envs.libero_mjx.controller import Memory
 from wmpo_jax.envs.libero_mjx.physics import Goal, Physics, Start, State
 from wmpo_jax.envs.libero_mjx.scene import reduced_scene

@@ -1,46 +1,48 @@
-"""MimicGen's tasks as a `HostEnvironment`, through the worker processes that LIBERO has.
+"""MimicGen's tasks as a `HostEnvironment`.
 
 Actions are [7] in [-1, 1]: OSC_POSE translation and rotation, then the gripper, 1 = close, -1 =
-open. The reference evaluates on 128 stored states that were not published; here evaluation has
-seeds of its own, from `EVALUATION_SEED` on, which nothing else may use.
+open. Evaluation has seeds of its own, from `EVALUATION_SEED` on, which nothing else may use; or,
+where a file of the reference's initial states is given, those.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from wmpo_jax.envs.libero.env import LiberoEnv
-from wmpo_jax.envs.libero.pool import Start, WorkerPool
-from wmpo_jax.envs.mimicgen.protocol import TASKS, import_robosuite, make_protocol
+from wmpo_jax.envs.mimicgen import states
+from wmpo_jax.envs.mimicgen.benchmark import TASKS, make_protocol
 from wmpo_jax.envs.protocol import Episodes
+from wmpo_jax.envs.robosuite.env import RobosuiteEnv
+from wmpo_jax.envs.robosuite.pool import Start
 from wmpo_jax.runtime.errors import UserError
 
 EVALUATION_SEED = 2**31
 
 
-class MimicgenEnv(LiberoEnv):
-    """One of `TASKS`; worker processes start when the first episode does.
+class MimicgenEnv(RobosuiteEnv):
+    """One of `TASKS`; see `RobosuiteEnv`.
 
     Args:
       name: key of `TASKS`.
       image_size: height and width of a frame, pixels.
-      options: `horizon` (actions; 0 means the reference's), `workers` and `wave` as for LIBERO.
+      options: `horizon` (actions; 0 means the reference's), `states` (a file of the reference's
+        initial states, or ""), `workers` and `wave`.
     """
 
     def __init__(self, name: str, image_size: int, options: Mapping[str, Any]) -> None:
-        self._follow(make_protocol(name, options["horizon"], image_size=image_size), options)
-        self.instructions = (TASKS[name].instruction,)
-
-    @cached_property
-    def _pool(self) -> WorkerPool:
-        """Refuses to begin where the environment is not installed."""
-        import_robosuite(self.name)
-        return WorkerPool(self.evaluation, self._workers)
+        file = options.get("states", "")
+        self._stored = len(states.read(file)) if file else 0
+        evaluation = make_protocol(name, options["horizon"], image_size=image_size, states=file)
+        super().__init__(evaluation, (TASKS[name].instruction,), options)
 
     def held_out(self, start: int, count: int) -> np.ndarray:
-        return np.arange(-1 - start, -1 - start - count, -1, dtype=np.int32)
+        if self._stored and start + count > self._stored:
+            raise UserError(
+                f"config.mimicgen.states holds {self._stored} initial states and {start + count} "
+                "are asked for: lower evaluate.episodes."
+            )
+        return super().held_out(start, count)
 
     def record(
         self,
@@ -55,4 +57,7 @@ class MimicgenEnv(LiberoEnv):
         )
 
     def _start(self, start: int) -> Start:
-        return Start(0, -1, start if start >= 0 else EVALUATION_SEED - 1 - start)
+        if start >= 0:
+            return Start(0, -1, start)
+        number = -1 - start
+        return Start(0, number, 0) if self._stored else Start(0, -1, EVALUATION_SEED + number)

@@ -1,7 +1,8 @@
 """VideoMAE video classifier: has the task been solved at the end of this window of frames?
 
 Plain pre-norm ViT over tubelets (WMPO section 3.2; reference: reward_model/videomae.py): fixed sine
-positions, mean over tokens, one linear layer. One class for the released base size and for the tiny one that is trained on a CPU.
+positions, mean over tokens, one linear layer. One class for the released base size and for the tiny
+one that is trained on a CPU.
 """
 
 import dataclasses
@@ -36,7 +37,8 @@ class VideoMAEConfig:
       num_labels: logits; for a task with G instructions 2 G, a (failure, success) pair per
         instruction.
       image_mean, image_std: normalization of pixels in [0, 1]. Released reward models were trained
-        with 0.5 / 0.5 but their thresholds belong to ImageNet's (reference: verl/workers/fsdp_workers.py:537 at 09f60b7).
+        with 0.5 / 0.5 but their thresholds belong to ImageNet's (reference at 09f60b7:
+        verl/workers/fsdp_workers.py:537).
       head: how logits become a success probability. "softmax_pairs": softmax over the pair of the
         instruction; "sigmoid": sigmoid of logit 1 alone, as WMPO thresholds its released
         classifiers (there are two labels then).

@@ -1,4 +1,4 @@
-"""Worker processes that simulate LIBERO side by side, and what happens when one of them dies.
+"""Worker processes that simulate side by side, and what happens when one of them dies.
 
 Episodes live in slots; slot b belongs to worker b mod W as long as the wave lasts. A worker that
 dies, or does not answer in time, is replaced, and its episodes are repeated from their starts with
@@ -8,9 +8,9 @@ the actions they had so far: physics is deterministic, so nobody notices but the
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from wmpo_jax.envs.libero.protocol import EvaluationProtocol, process_environment
+from wmpo_jax.envs.robosuite import environment
+from wmpo_jax.envs.robosuite.benchmark import EvaluationProtocol
 from wmpo_jax.runtime.errors import UserError
 
 RENDERERS = ("egl", "osmesa")  # in the order of trying
 MAX_REPLACEMENTS = 3  # of workers in a row for the same work: then it is not bad luck
 
-Request = tuple[str, tuple[Any, ...]]  # method of worker.Desk, arguments
+_USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}: "  # as a traceback ends
+
+Request = tuple[str, tuple[Any, ...]]  # method, see worker.Desk, arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Timeouts:
 
 
 class WorkerDied(Exception):
-    """The process ended or did not answer; the message is the end of its log."""
+    """The process ended or did not answer; the message is what it wrote last, and how it ended."""
 
 
 class Worker:
@@ -55,21 +58,21 @@ class Worker:
     def __init__(self, protocol: EvaluationProtocol, renderer: str, timeout: float) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "wmpo_jax.envs.libero.worker", str(theirs.fileno())]
+        command = environment.command(protocol.worker, str(theirs.fileno()))
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             pass_fds=[theirs.fileno()],
-            env=process_environment(renderer),
+            env=environment.variables(renderer),
         )
         theirs.close()
         self._line = Connection(ours.detach())
         try:
             self._post(protocol)
             self.receive(timeout)
-        except WorkerDied:
+        except (WorkerDied, UserError):
             self.close()
             raise
 
@@ -81,13 +84,14 @@ class Worker:
         """The answer to what was sent last.
 
         Raises:
-          WorkerDied: no answer within `timeout` seconds.
+          WorkerDied: no answer within `timeout` seconds, or none any more.
+          UserError: the worker's own.
         """
         try:
             if self._line.poll(timeout):
                 return self._line.recv()
         except (OSError, EOFError) as error:
-            raise WorkerDied(self._last_words()) from error
+            raise self._death() from error
         raise WorkerDied(f"no answer within {timeout:.0f} s")
 
     def close(self) -> None:
@@ -100,14 +104,30 @@ class Worker:
         try:
             self._line.send(message)
         except OSError as error:
-            raise WorkerDied(self._last_words()) from error
+            raise self._death() from error
 
-    def _last_words(self) -> str:
+    def _death(self) -> WorkerDied | UserError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5.0)  # a traceback is written after the line is closed
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self.process.poll()}"
+        last = lines[-1].strip() if lines else ""
+        if last.startswith(_USER_ERROR):
+            return UserError(last.removeprefix(_USER_ERROR))
+        ended = _ending(self.process.poll())
+        return WorkerDied(f"{ended}, its last line: {last}" if last else f"{ended} without a word")
+
+
+def _ending(status: int | None) -> str:
+    """How a process ended, by its exit status."""
+    if status is None:
+        return "it closed its connection"
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        cause = " (usually the system, when memory runs out)" if -status == signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-status).name}{cause}"
+    return f"ended by signal {-status}"
 
 
 class WorkerPool:
@@ -122,7 +142,7 @@ class WorkerPool:
     def __init__(
         self, protocol: EvaluationProtocol, workers: int, timeouts: Timeouts | None = None
     ) -> None:
-        """Raises UserError when neither renderer can draw."""
+        """Raises UserError when no renderer can draw, or what simulates is not installed."""
         self._protocol = protocol
         self._timeouts = timeouts or Timeouts()
         self.replaced = self.repeated = 0
@@ -150,13 +170,12 @@ class WorkerPool:
 
     def states(self) -> list[dict[str, np.ndarray]]:
         """See `simulator.Simulator.state`."""
-        jobs: list[Request] = [("state", (slot,)) for slot in range(len(self._starts))]
-        return self._everywhere(jobs, self._timeouts.step)
+        return self.ask("state")
 
-    def origins(self) -> list[dict[str, Any]]:
-        """See `simulator.Simulator.origin`."""
-        jobs: list[Request] = [("origin", (slot,)) for slot in range(len(self._starts))]
-        return self._everywhere(jobs, self._timeouts.step)
+    def ask(self, name: str) -> list[Any]:
+        """The simulator's method `name` for each episode of the wave."""
+        jobs: list[Request] = [(name, (slot,)) for slot in range(len(self._starts))]
+        return self._everywhere(jobs, self._timeouts.reset)
 
     def draw(self, qpos_B: Sequence[np.ndarray]) -> np.ndarray:
         """Pictures of the wave with its joints moved to `qpos_B`: uint8 [B, H, W, 3]."""
@@ -242,8 +261,8 @@ class WorkerPool:
             except WorkerDied as again:
                 death = again
         raise UserError(
-            f"A LIBERO worker died {MAX_REPLACEMENTS + 1} times at the same work ({death}): "
-            "give it more memory, or fewer workers with --config.libero.workers."
+            f"A worker of {self._protocol.suite} died {MAX_REPLACEMENTS + 1} times at the same "
+            f"work ({death}): cure that and run again, from where the run was."
         )
 
     def _past(self, slot: int) -> list[Request]:
@@ -267,7 +286,7 @@ class WorkerPool:
             except WorkerDied as death:
                 failures.append(f"{renderer}: {death}")
         raise UserError(
-            f"LIBERO can draw with neither renderer ({'; '.join(failures)}): apt-get install "
+            f"The simulator can draw with no renderer ({'; '.join(failures)}): apt-get install "
             "libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6, or set MUJOCO_GL to one that works."
         )
 

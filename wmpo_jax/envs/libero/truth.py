@@ -1,6 +1,6 @@
 """What LIBERO in C does: scenes, starts and whole episodes, for MJX to be compared with.
 
-    python -m wmpo_jax.envs.libero_mjx.truth libero_spatial 0 episodes.npz --episodes=20
+    python -m wmpo_jax.envs.libero.truth libero_spatial 0 episodes.npz --episodes=20
 
 It brings robosuite, so it has a process of its own.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from wmpo_jax.envs.libero.benchmark import executed_action, make_protocol
 from wmpo_jax.envs.libero.origin import scene, start
-from wmpo_jax.envs.libero.protocol import make_protocol
 from wmpo_jax.envs.libero.scripts import PickAndPlace, hand_position
-from wmpo_jax.envs.libero.simulator import Simulator, libero_action
+from wmpo_jax.envs.libero.simulator import LiberoSimulator
 
 # Noise on the expert's actions, episode by episode: careful ones succeed, wild ones fail.
 NOISE = (0.05, 0.1, 0.2, 0.4)
@@ -25,7 +25,7 @@ AFTERWARDS = 15  # actions after the first success
 LONGEST = 160  # actions; who has not succeeded by then has failed
 
 
-def episode(simulator: Simulator, task: int, number: int) -> dict[str, np.ndarray]:
+def episode(simulator: LiberoSimulator, task: int, number: int) -> dict[str, np.ndarray]:
     """One noisy pick-and-place from stored initial state `number`, seen by no camera.
 
     Returns:
@@ -44,7 +44,7 @@ def episode(simulator: Simulator, task: int, number: int) -> dict[str, np.ndarra
     while len(rows["actions_TA"]) < LONGEST and left != 0:
         action = expert()
         action[:6] += NOISE[number % len(NOISE)] * _TURNS_LESS * rng.standard_normal(6)
-        told = libero_action(action)
+        told = executed_action(action)
         _, _, success, _ = simulator.env.step(told)
         rows["actions_TA"].append(told)
         rows["hand_T3"].append(hand_position(env))
@@ -56,7 +56,7 @@ def episode(simulator: Simulator, task: int, number: int) -> dict[str, np.ndarra
 
 def record(suite: str, task: int, count: int) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
     """The scene of a task and `count` episodes from its first stored initial states."""
-    simulator = Simulator(make_protocol(suite, (task,), image_size=16))
+    simulator = LiberoSimulator(make_protocol(suite, (task,), image_size=16))
     episodes = [episode(simulator, task, number) for number in range(count)]
     found = scene(simulator.env.env)
     simulator.close()

