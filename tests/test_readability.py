@@ -14,9 +14,9 @@ PROGRAMS = [*SOURCES, *(path for folder in FOLDERS for path in (ROOT / folder).r
 # What is named on a page or in a notebook is part of what users call.
 PAGES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "colab").rglob("*.ipynb"), ROOT / "README.md"]
 MAX_FUNCTION, MAX_FILE = 60, 500  # lines
-# Called by others under these names: handlers of http.server, socketserver and logging.
+# Called by others under these names: handlers of http.server, socketserver, logging and pickle.
 CALLED_FROM_OUTSIDE = {
-    *("do_GET", "do_POST", "log_message", "handle_error", "emit"),
+    *("do_GET", "do_POST", "log_message", "handle_error", "emit", "find_class"),
     *("process_request", "service_actions"),
 }
 
