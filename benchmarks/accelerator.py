@@ -19,7 +19,7 @@ from wmpo_jax.runtime.config import load_config
 
 REPEATS = 2
 # Episodes of two chunks instead of 32, since every chunk costs the same.
-SHORT = ("improve.chunks=2", "improve.micro_chunks=2")
+SHORT = ("libero.horizon=16", "improve.micro_chunks=2")
 
 
 class Line(NamedTuple):
@@ -65,16 +65,19 @@ def measure(config, chip: str, phases: list[str] | None) -> None:
 def cases(config, over) -> dict:
     """Phase -> (jitted function, shapes of its arguments, what it does)."""
     from wmpo_jax.planning.programs import program
+    from wmpo_jax.planning.task import planned_task
 
     section = config.improve
     episodes, steps = section.groups * section.group_size, config.world_model.sampling_steps
     at_once = f"{episodes} episodes, one chunk"
     found = parts_of_imagination(config, over, at_once, steps)
-    whole = f"{episodes} episodes, {section.chunks} chunks, one program"
+    task = planned_task(config)
+    chunks = task.horizon // task.chunk
+    whole = f"{episodes} episodes, {chunks} chunks, one program"
     labels = {
         "score": at_once,
         "imagine": whole,
-        "update": f"{episodes} episodes of {section.chunks} chunks, {section.epochs} epoch(s)",
+        "update": f"{episodes} episodes of {chunks} chunks, {section.epochs} epoch(s)",
         "sft": f"{config.sft.batch_size} frames",
         "world_model": f"{config.world_model.batch_size} windows",
         "reward": f"{config.reward.batch_size} windows",
@@ -89,15 +92,16 @@ def parts_of_imagination(config, over, at_once: str, steps: int) -> dict:
     """What an imagined chunk consists of, each alone."""
     import jax
     import jax.numpy as jnp
-    from wmpo_jax.stages.agents import VideoWorldModel
-    from wmpo_jax.stages.networks import released
 
+    from wmpo_jax.agents.world_model import VideoWorldModel
     from wmpo_jax.algorithm.protocols import Observation
-    from wmpo_jax.planning import networks
+    from wmpo_jax.assembly import agents
+    from wmpo_jax.assembly.networks import released
     from wmpo_jax.planning.programs import program
+    from wmpo_jax.planning.task import planned_task
 
-    params, _, (world, _), start, key = program("imagine", config, over).arguments
-    family = networks.policy(config, over).family
+    params, (world, _, _), start, key = program("imagine", config, over).arguments
+    policy = agents.policy(config, planned_task(config))
     sizes, video = released(config, "world_model"), released(config, "autoencoder")
     side = config.image_size // video.downsampling
     episodes = len(start.frame_BHWC)
@@ -106,8 +110,9 @@ def parts_of_imagination(config, over, at_once: str, steps: int) -> dict:
     latents = shape((episodes, sizes.chunk, side, side, sizes.in_channels), jnp.float32)
     actions = shape((episodes, sizes.chunk, sizes.action_dim), jnp.float32)
 
-    def act(params, frame, goal, key):
-        return family.policy(params, config.policy.temperature)(Observation(frame, goal), key)
+    def act(params, frame, instruction_id, key):
+        seen = Observation(frame, instruction_id)
+        return policy.acting(params, config.policy.temperature)(seen, key)
 
     return {
         "policy": (jax.jit(act), (params, start.frame_BHWC, start.instruction_id_B, key), at_once),

@@ -8,7 +8,6 @@ their speed does not depend on their weights. Compilation is not counted.
 """
 
 import argparse
-import tempfile
 import time
 
 from wmpo_jax.runtime import environment
@@ -24,29 +23,28 @@ def main() -> None:
     flags = parser.parse_args()
     config = load_config(flags.config)
     environment.prepare(config.cpu_devices)
-    with tempfile.TemporaryDirectory() as folder:
-        measure(config, folder, flags.batch)
+    measure(config, flags.batch)
 
 
-def measure(config, folder: str, batch: int) -> None:
+def measure(config, batch: int) -> None:
     """Prints everything, one line each."""
-    from wmpo_jax.stages.setting import Setting
-
+    from wmpo_jax.assembly import agents
+    from wmpo_jax.assembly.environment import make_task
     from wmpo_jax.runtime import mesh
-    from wmpo_jax.runtime.workdir import Workdir
+    from wmpo_jax.training.state import create
 
-    setting = Setting(config, Workdir(folder, config), mesh.make_mesh(config))
-    env = setting.env
-    print(f"{mesh.describe(setting.mesh)}; task {env.name}, {env.image_size} px, {batch} worlds")
+    devices, env = mesh.make_mesh(config), make_task(config)
+    print(f"{mesh.describe(devices)}; task {env.name}, {env.image_size} px, {batch} worlds")
     blind, seeing, first = reality(env, batch)
     print(f"MJX, no pixels         {batch * env.horizon / blind:10.0f} control steps/s")
     print(f"MJX with pixels        {batch * env.horizon / seeing:10.0f} control steps/s")
-    family, params = policy(setting)
-    dreaming, dream = imagination(setting, family, params, first)
-    print(f"imagined, with policy  {batch * env.horizon / dreaming:10.0f} control steps/s")
-    print(f"imagined / real pixels {seeing / dreaming:10.3f}")
-    seconds, episodes, epochs = update(setting, family, params, dream)
-    print(f"GRPO update            {seconds:10.2f} s for {episodes} episodes x {epochs} epochs")
+    policy = agents.policy(config, env)
+    params = create(devices, policy.build)[1]
+    imagining, episodes = imagination(config, env, devices, policy, params, first)
+    print(f"imagined, with policy  {batch * env.horizon / imagining:10.0f} control steps/s")
+    print(f"imagined / real pixels {seeing / imagining:10.3f}")
+    seconds, count, epochs = update(config, devices, policy, params, episodes)
+    print(f"GRPO update            {seconds:10.2f} s for {count} episodes x {epochs} epochs")
 
 
 def reality(env, batch: int):
@@ -74,82 +72,47 @@ def reality(env, batch: int):
     return fastest(blind, state, actions), fastest(seeing, state, actions), first
 
 
-def policy(setting):
-    """An untrained policy: (family, parameters)."""
-    import jax.numpy as jnp
-
-    from wmpo_jax.data.statistics import ActionStatistics
-    from wmpo_jax.runtime.files import save_json
-    from wmpo_jax.stages import agents, training
-
-    flat = jnp.linspace(-1, 1, 101)[:, None] * jnp.ones(setting.env.action_dim)
-    save_json(setting.statistics_file, ActionStatistics.from_actions(flat).to_json())
-    family = agents.policy_family(setting.config, setting.env)
-    return family, training.create(setting.mesh, family.build)[1]
-
-
-def untrained_world(setting):
+def untrained_parts(config, env, mesh):
     """World model, reward model and its threshold, none of which has learned anything."""
     import jax.numpy as jnp
-    from flax import nnx
 
-    from wmpo_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
-    from wmpo_jax.stages import agents
+    from wmpo_jax.assembly import agents
+    from wmpo_jax.training.state import create
 
-    def halves(network):
-        graphdef, params = nnx.split(network)
-        return params, graphdef
-
-    config, env = setting.config, setting.env
-    autoencoder = AutoencoderKL(AutoencoderKLConfig.tiny(), rngs=nnx.Rngs(0))
-    params, graphdef = halves(agents.world_model_network(config, env))
-    world_model = agents.VideoWorldModel(
-        params,
-        agents.LatentVideo(*halves(autoencoder)),
-        graphdef,
-        config.world_model.history,
-        config.world_model.sampling_steps,
-        env.image_size,
-    )
-    reward_model = agents.VideoRewardModel(
-        *halves(agents.reward_network(config, env)), config.reward.window
-    )
-    return world_model, reward_model, jnp.float32(0.5)
+    frames = create(mesh, lambda: agents.autoencoder_network(config))[1]
+    world = create(mesh, lambda: agents.world_model_network(config, env))[1]
+    reward = create(mesh, lambda: agents.reward_network(config, env))[1]
+    model = agents.world_model(config, env, world, agents.autoencoder(config, 1.0, frames))
+    return model, agents.reward_model(config, env, reward), jnp.float32(0.5)
 
 
-def imagination(setting, family, params, first):
+def imagination(config, env, mesh, policy, params, first):
     """(seconds of an imagined episode of all worlds, the episodes)."""
     import jax
 
-    from wmpo_jax.algorithm.rollout import rollout
-    from wmpo_jax.stages import grpo_loop, improve
+    from wmpo_jax.assembly.trained import imagined_sampler
 
-    recipe = grpo_loop.Recipe.from_config(setting)
-
-    @jax.jit
-    def imagine(params, world, first, key):
-        dream = improve.imagined(setting, *world)
-        actor = family.policy(params, recipe.temperature)
-        return rollout(actor, dream, first, key, setting.num_chunks)
-
-    arguments = (params, untrained_world(setting), first, jax.random.key(0))
+    chunks, min_step = env.horizon // env.chunk, config.reward.min_step
+    imagine = imagined_sampler(mesh, policy, config.policy.temperature, min_step, chunks)
+    arguments = (params, untrained_parts(config, env, mesh), first, jax.random.key(0))
     return fastest(imagine, *arguments), imagine(*arguments)
 
 
-def update(setting, family, params, dream):
+def update(config, mesh, policy, params, episodes):
     """(seconds of one GRPO update, episodes in it, epochs)."""
     import jax
     import jax.numpy as jnp
 
-    from wmpo_jax.stages import grpo_loop
+    from wmpo_jax.assembly.agents import grpo_config
+    from wmpo_jax.training import grpo
 
-    recipe = grpo_loop.Recipe.from_config(setting)
-    episodes = recipe.groups * recipe.group_size
-    chosen = jax.tree.map(lambda leaf: jnp.resize(leaf, (episodes, *leaf.shape[1:])), dream)
-    chosen = chosen.replace(success_B=jnp.arange(episodes) % 2 == 0)
-    one = jax.jit(grpo_loop.make_update(family, recipe, setting.mesh))
-    arguments = (recipe.optimizer().init(params), chosen, jnp.ones(episodes), jax.random.key(0))
-    return fastest(one, params, *arguments), episodes, recipe.epochs
+    settings = grpo_config(config)
+    count = settings.episodes
+    chosen = jax.tree.map(lambda leaf: jnp.resize(leaf, (count, *leaf.shape[1:])), episodes)
+    chosen = chosen.replace(success_B=jnp.arange(count) % 2 == 0)
+    one = jax.jit(grpo.make_update(policy, settings, mesh))
+    arguments = (settings.optimizer().init(params), chosen, jnp.ones(count), jax.random.key(0))
+    return fastest(one, params, *arguments), count, settings.epochs
 
 
 def fastest(function, *arguments) -> float:

@@ -51,8 +51,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(spec, [f"data.source={flags.demos}", f"task={TASK}", *overrides])
     environment.prepare(config.cpu_devices)
     # Only now may JAX be imported: it reads the environment while it starts.
-    from wmpo_jax.stages.setting import Setting
-
+    from wmpo_jax.assembly.trained import TrainedRun
     from wmpo_jax.envs import registry
     from wmpo_jax.runtime.mesh import make_mesh
     from wmpo_jax.runtime.workdir import Workdir
@@ -66,7 +65,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> None:
         print("now record what this policy does on the robot, and give it as --rollouts")
         return
     if not workdir.done("collect"):
-        adopt(Setting(config, workdir, mesh), flags.rollouts)
+        adopt(TrainedRun(config, workdir, mesh, env), flags.rollouts)
     run_all(config, workdir, mesh, ["autoencoder", "world_model", "reward", "improve", "report"])
 
 
@@ -114,7 +113,7 @@ def robot(demos: Path, image_size: int, chunk: int, chunks: int) -> Any:
     )
 
 
-def adopt(setting: Any, rollouts: Path) -> None:
+def adopt(run: Any, rollouts: Path) -> None:
     """Stage 3 by the robot: its episodes in the place that stage `collect` would fill.
 
     Raises:
@@ -127,7 +126,7 @@ def adopt(setting: Any, rollouts: Path) -> None:
     from wmpo_jax.data.loading import resized
     from wmpo_jax.runtime.files import save_arrays
 
-    env, dataset = setting.env, open_dataset(rollouts)
+    env, workdir, dataset = run.task, run.workdir, open_dataset(rollouts)
     rows = []
     for entry in dataset.episodes:
         if entry.success is None or entry.instruction not in env.instructions:
@@ -139,7 +138,7 @@ def adopt(setting: Any, rollouts: Path) -> None:
         frames = _held(resized(episode.frames_FHWC, env.image_size), env.horizon + 1)
         stand_still = np.zeros((env.horizon, env.action_dim), np.float32)
         actions = np.concatenate([episode.info.actions_NA, stand_still])[: env.horizon]
-        normalized = setting.statistics.normalize(actions, clip=False)
+        normalized = run.statistics.normalize(actions, clip=False)
         success = entry.success and episode.info.finish_step <= env.horizon
         rows.append(
             {
@@ -152,13 +151,13 @@ def adopt(setting: Any, rollouts: Path) -> None:
         )
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     arrays["actions_BNKA"] = arrays["actions_BNKA"].astype(np.float32)
-    save_arrays(setting.workdir.data("rollouts") / "episodes.npz", arrays)
+    save_arrays(workdir.data("rollouts") / "episodes.npz", arrays)
     result = {"episodes": len(rows), "success_rate": float(arrays["success_B"].mean())}
     steps = sum(entry.steps for entry in dataset.episodes)
-    setting.workdir.ledger.append(
+    workdir.ledger.append(
         "collect", "rollouts", control_steps=steps, source=str(rollouts), **result
     )
-    setting.workdir.mark_done("collect", {"seconds": 0.0, **result})
+    workdir.mark_done("collect", {"seconds": 0.0, **result})
 
 
 def _held(frames_FHWC: Any, count: int) -> Any:
