@@ -27,8 +27,8 @@ def main() -> None:
 def measure(name: str, episodes: int) -> None:
     import jax
     import numpy as np
-    from wmpo_jax.assembly.seeds import seed_range
 
+    from wmpo_jax.assembly.seeds import seed_range
     from wmpo_jax.envs import registry
     from wmpo_jax.envs.dynamics import collect, expert_actor
     from wmpo_jax.report.intervals import wilson

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.golden.loader import golden_files, load
-from wmpo_jax.algorithm.grpo import policy_loss, token_log_probs, token_mask
+from wmpo_jax.algorithm.grpo import policy_loss, token_log_probs, token_mask, token_weights
 from wmpo_jax.conversion import from_state_dict, to_state_dict
 from wmpo_jax.conversion.kinds import KINDS
 from wmpo_jax.data.statistics import ActionStatistics
@@ -246,11 +246,15 @@ def test_golden_update(golden):
     def loss(params):
         policy = nnx.merge(graphdef, params)
         log_prob, _, mask = trajectory_log_probs(policy, golden, golden.meta["temperature"])
+        count = len(mask)
         each = [
-            policy_loss(log_prob[i : i + 1], old[i : i + 1], advantage[i : i + 1], m[None], *clips)
-            for i, m in enumerate(mask)
+            policy_loss(
+                log_prob, old, advantage, token_weights(mask, jnp.arange(count) == i), *clips
+            )
+            for i in range(count)
         ]
-        return policy_loss(log_prob, old, advantage, mask, *clips)[0], each
+        weight = token_weights(mask, jnp.ones(count))
+        return policy_loss(log_prob, old, advantage, weight, *clips)[0], each
 
     gradient, each = jax.jit(jax.grad(loss, has_aux=True))(params)
     one_token = 1.01 / (golden["in.traj.finish_step"].min() * golden.config.action_dim)
