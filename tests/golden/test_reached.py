@@ -1,4 +1,4 @@
-"""What the golden tests prove is what the stages run: the same objects, reached from a stage's `run`."""
+"""What golden tests prove is what stages run: the same objects, reached from a stage's `run`."""
 
 import ast
 from collections.abc import Iterator

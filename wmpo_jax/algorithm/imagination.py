@@ -137,7 +137,7 @@ def success_hits(
       score_BK: success probability of windows; the same comparison `>=` as the reference's.
       executed_K: int32, actions executed when each window ends: the index of its last frame.
     """
-    return (score_BK >= threshold) & (executed_K >= min_step + window - 1)
+    return (score_BK >= threshold) & (executed_K >= min_step + window - 1)[None]
 
 
 def imagine_video(

@@ -1,5 +1,7 @@
 """The device mesh and how batches and replicas are placed on it."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -190,3 +192,11 @@ def describe(mesh: Mesh) -> str:
 def on_cpu(mesh: Mesh) -> bool:
     """Whether the mesh's devices are CPUs."""
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def transfer_guard() -> contextlib.AbstractContextManager[None]:
+    """Around a compiled step: WMPO_TRANSFER_GUARD=disallow makes implicit transfers errors.
+
+    The tests set it; on a user's machine a silent transfer costs time, an error the run.
+    """
+    return jax.transfer_guard(os.environ.get("WMPO_TRANSFER_GUARD", "allow"))

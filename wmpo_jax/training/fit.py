@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import replicate, spread_part
+from wmpo_jax.runtime.mesh import replicate, spread_part, transfer_guard
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.progress import progress
 from wmpo_jax.training.state import TrainState, restore, save
@@ -102,7 +102,9 @@ def fit(
         progress(steps, start, name) as bar,
     ):
         for step in range(start + 1, steps + 1):
-            state, metrics = step_fn(state, next(batches), frozen)
+            batch = next(batches)
+            with transfer_guard():
+                state, metrics = step_fn(state, batch, frozen)
             losses.add(metrics)
             leaving = preemption.stop_requested()
             saving = step % save_every == 0 or step == steps or leaving

@@ -23,7 +23,7 @@ from wmpo_jax.algorithm import grpo
 from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
 from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import fetch, spread_whole
+from wmpo_jax.runtime.mesh import fetch, spread_whole, transfer_guard
 from wmpo_jax.runtime.progress import PhaseTimer, progress
 from wmpo_jax.training.fit import LoopFiles, completed
 from wmpo_jax.training.state import make_sharded, spread
@@ -142,9 +142,10 @@ def optimize(
             with timer("update"):
                 if kept is not None:
                     batch, weight_B = spread_whole(mesh, kept)
-                    new_params, opt_state, losses = update(
-                        state.params, state.opt_state, batch, weight_B, update_key, frozen
-                    )
+                    with transfer_guard():
+                        new_params, opt_state, losses = update(
+                            state.params, state.opt_state, batch, weight_B, update_key, frozen
+                        )
                     state = state.replace(params=new_params, opt_state=opt_state)
                     metrics |= {k: float(v) for k, v in losses.items()}
                     _check_finite(name, iteration, metrics)
