@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.stages.processes import finish, start
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("WMPO_TRANSFER_GUARD", "disallow")  # see runtime.mesh.transfer_guard
 # Tests build the same small networks again and again: a fifth of their time was compilation of
 # programs that had been compiled before. The folder is the one that runs use.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/wmpo_jax/xla").expanduser()))

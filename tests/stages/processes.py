@@ -21,6 +21,9 @@ def start(*flags: str, config: str = SMOKE) -> subprocess.Popen:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "",
+            # A silent broadcast or transfer is an error.
+            "JAX_NUMPY_RANK_PROMOTION": "raise",
+            "WMPO_TRANSFER_GUARD": "disallow",
         },
         stderr=subprocess.PIPE,
         text=True,

@@ -43,7 +43,7 @@ def group_advantages(success_B: jax.Array, group_size: int) -> jax.Array:
 
 def token_mask(finish_step_B: jax.Array, num_tokens: int, action_dim: int) -> jax.Array:
     """bool_BX: tokens of the actions that were executed before the episode was finished."""
-    return jnp.arange(num_tokens) < (finish_step_B * action_dim)[:, None]
+    return jnp.arange(num_tokens)[None] < (finish_step_B * action_dim)[:, None]
 
 
 def token_log_probs(

@@ -23,7 +23,7 @@ from wmpo_jax.algorithm import grpo
 from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
 from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import fetch, spread_whole, transfer_guard
+from wmpo_jax.runtime.mesh import fetch, replicate, spread_whole, transfer_guard
 from wmpo_jax.runtime.progress import PhaseTimer, progress
 from wmpo_jax.training.fit import LoopFiles, completed
 from wmpo_jax.training.state import make_sharded, spread
@@ -142,6 +142,7 @@ def optimize(
             with timer("update"):
                 if kept is not None:
                     batch, weight_B = spread_whole(mesh, kept)
+                    update_key = replicate(mesh, update_key)
                     with transfer_guard():
                         new_params, opt_state, losses = update(
                             state.params, state.opt_state, batch, weight_B, update_key, frozen
@@ -307,7 +308,7 @@ def _minibatches(config: GRPOConfig, key: jax.Array) -> jax.Array:
 
     def epoch(key: jax.Array) -> jax.Array:
         groups = jax.random.permutation(key, config.groups)[: count * per_batch]
-        rows = groups[:, None] * config.group_size + jnp.arange(config.group_size)
+        rows = groups[:, None] * config.group_size + jnp.arange(config.group_size)[None]
         return rows.reshape(count, per_batch * config.group_size)
 
     return jax.vmap(epoch)(jax.random.split(key, config.epochs)).reshape(
