@@ -48,4 +48,4 @@ def test_a_machine_that_is_too_small_is_told_what_to_change() -> None:
 def test_a_batch_that_does_not_divide_the_mesh() -> None:
     done = door("--topology=80GB:3", "--phases=reward")
     assert done.returncode == 2
-    assert "reward.batch_size = 64 cannot be spread over data x fsdp = 3 chips" in done.stderr
+    assert "reward.batch_size x accumulate = 64 cannot be spread over data x fsdp = 3 chips" in done.stderr

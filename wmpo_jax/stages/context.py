@@ -25,7 +25,7 @@ from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.training.fit import LoopFiles, Stream
 
 # What every file of episodes has; one without them is of an older version.
-EPISODE_ARRAYS = ("frames_BTHWC", "instruction_id_B", "success_B", "finish_step_B", "invalid_B")
+EPISODE_ARRAYS = ("frames_BTHWC", "instruction_id_B", "success_B", "finish_step_B")
 
 
 @dataclass(frozen=True)
