@@ -7,7 +7,7 @@
         --config.networks.weights.world_model=ckpt/wm --config.networks.weights.autoencoder=ckpt/vae
 
 The reference reports, over 128 episodes: base policy 43.8 %, WMPO 61.7 % with 128 real episodes
-and 75.0 % with 1280. Its reward model believes from 0.82 on; here stage `reward`
+and 75.0 % with 1280. Its reward model's threshold is 0.82; here stage `reward`
 fits the threshold.
 Nothing has been trained with this page; needs MimicGen (configs/mimicgen_base.py) and its hardware
 is what `plan` says.

@@ -7,7 +7,7 @@
         --config.networks.weights.world_model=ckpt/wm --config.networks.weights.autoencoder=ckpt/vae
 
 The reference reports, over 128 episodes: base policy 24.2 %, WMPO 32.8 % with 128 real episodes
-and 45.3 % with 1280. Its reward model believes from 0.96 on; here stage `reward`
+and 45.3 % with 1280. Its reward model's threshold is 0.96; here stage `reward`
 fits the threshold.
 Nothing has been trained with this page; needs MimicGen (configs/mimicgen_base.py) and its hardware
 is what `plan` says. The environment alone is tested with robosuite's own NutAssemblySquare, which

@@ -7,7 +7,7 @@
         --config.networks.weights.world_model=ckpt/wm --config.networks.weights.autoencoder=ckpt/vae
 
 The reference reports, over 128 episodes: base policy 19.5 %, WMPO 37.5 % with 128 real episodes
-and 46.1 % with 1280. Its reward model believes from 0.62 on; here stage `reward`
+and 46.1 % with 1280. Its reward model's threshold is 0.62; here stage `reward`
 fits the threshold.
 Nothing has been trained with this page; needs MimicGen (configs/mimicgen_base.py) and its hardware
 is what `plan` says.

@@ -1,8 +1,8 @@
-"""The door: runs the stages of a config in order, each once, in a workdir.
+"""Runs the stages of a config in order, each once, in a workdir.
 
     python -m wmpo_jax.main --config=configs/tiny.py --config.improve.iterations=3
 
-Exit status: 0 done, 2 the user can mend it, 75 stopped on request or because another host was lost
+Exit status: 0 done, 2 for what the user can correct, 75 stopped on request or because another host was lost
 (the same command continues).
 """
 

@@ -1,4 +1,4 @@
-"""The door to planning: will this config fit on hardware that is not here, and how fast at best?
+"""Will this config fit on hardware that is not here, and how fast at best?
 
     python -m wmpo_jax.plan --config=configs/libero.py --topology=v5p:4x4x4
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1

@@ -1,4 +1,4 @@
-"""The door to planning: mistakes end with one sentence."""
+"""The command of planning: mistakes end with one sentence."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def test_misuse(flags: list[str], sentence: str, capsys: pytest.CaptureFixture[s
     assert sentence in capsys.readouterr().err
 
 
-def door(*flags: str) -> subprocess.CompletedProcess:
+def plan_program(*flags: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "wmpo_jax.plan", *flags]
     # Other tests leave a number of pretend devices behind in XLA_FLAGS.
     environment = os.environ | {"XLA_FLAGS": ""}
@@ -37,8 +37,8 @@ def door(*flags: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_machine_that_is_too_small_is_told_what_to_change() -> None:
-    done = door("--topology=24GB:2", "--phases=world_model,score")
+def test_a_machine_that_is_too_small_gets_advice() -> None:
+    done = plan_program("--topology=24GB:2", "--phases=world_model,score")
     assert done.returncode == 1, done.stderr[-3000:]
     training, scoring = done.stdout.splitlines()[-2:]
     assert "NO: lower world_model.batch_size" in training
@@ -46,6 +46,9 @@ def test_a_machine_that_is_too_small_is_told_what_to_change() -> None:
 
 
 def test_a_batch_that_does_not_divide_the_mesh() -> None:
-    done = door("--topology=80GB:3", "--phases=reward")
+    done = plan_program("--topology=80GB:3", "--phases=reward")
     assert done.returncode == 2
-    assert "reward.batch_size x accumulate = 64 cannot be spread over data x fsdp = 3 chips" in done.stderr
+    assert (
+        "reward.batch_size x accumulate = 64 cannot be spread over data x fsdp = 3 chips"
+        in done.stderr
+    )

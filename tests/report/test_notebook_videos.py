@@ -13,12 +13,12 @@ def video(frames: int, seed: int) -> np.ndarray:
 
 
 def test_a_strip_begins_with_the_first_and_ends_with_the_last_frame():
-    real, dream = video(13, 0), video(13, 1)
-    sheet = np.asarray(strip({"real": real, "imagined": dream}, count=4))
+    real, imagined = video(13, 0), video(13, 1)
+    sheet = np.asarray(strip({"real": real, "imagined": imagined}, count=4))
     assert sheet.shape == (2 * (96 + GAP + LABEL) - GAP, 4 * (96 + GAP) - GAP, 3)
     enlarged = sheet[LABEL : LABEL + 96 : 3, :96:3]
     np.testing.assert_array_equal(enlarged, real[0])
-    np.testing.assert_array_equal(sheet[-96::3, -96::3], dream[-1])
+    np.testing.assert_array_equal(sheet[-96::3, -96::3], imagined[-1])
 
 
 def test_a_short_film_shows_all_of_its_frames():

@@ -1,4 +1,4 @@
-"""Plugged-in writers are told what the JSON lines hold; a resumed CSV repeats no step."""
+"""Plugged-in writers get what the JSON lines hold; a resumed CSV repeats no step."""
 
 import csv
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from wmpo_jax.runtime.metrics import MetricWriter, read_metrics
 class Recorder:
     """A writer as a user would write one."""
 
-    told: ClassVar[list[tuple[str, int, dict[str, float]]]] = []
+    written: ClassVar[list[tuple[str, int, dict[str, float]]]] = []
     closed = 0
 
     def __init__(self, directory: Path, stage: str, resume_step: int) -> None:
         self.stage = f"{stage} from {resume_step}"
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        Recorder.told.append((self.stage, step, dict(scalars)))
+        Recorder.written.append((self.stage, step, dict(scalars)))
 
     def close(self) -> None:
         Recorder.closed += 1
@@ -54,7 +54,7 @@ def test_own_writer_hears_the_names_and_values_of_the_json_lines(tmp_path):
     with MetricWriter(tmp_path, "sft", 5, writers=f" csv, {__name__}:Recorder") as writer:
         writer.write(10, {"loss": 0.25})
     (record,) = read_metrics(tmp_path / "sft.jsonl")
-    assert Recorder.told == [("sft from 5", 10, {"sft/loss": record["sft/loss"]})]
+    assert Recorder.written == [("sft from 5", 10, {"sft/loss": record["sft/loss"]})]
     assert Recorder.closed == 1
 
 

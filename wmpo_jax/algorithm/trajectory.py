@@ -13,7 +13,7 @@ class Trajectory(struct.PyTreeNode):
       tokens_BNKA: int32 action classes.
       actions_BNKA: float32 normalized actions in [-1, 1].
       log_probs_BNKA: float32 log-probabilities of the tokens when they were sampled.
-      instruction_id_B: int32 index of the spoken instruction.
+      instruction_id_B: int32 index of the instruction.
       success_B: bool.
       finish_step_B: int32 number of actions executed when success first held; N*K without success.
       invalid_B: bool, the physics produced a NaN (counts as a failure).

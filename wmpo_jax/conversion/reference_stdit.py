@@ -49,8 +49,8 @@ def forward(
     clean = _timestep(weights, torch.tensor([HISTORY_TIMESTEP]))[:, None]
     action = _mlp(weights, "action_embedder.fc.0", "action_embedder.fc.2", actions_BKA, silu)
     none = weights["action_embedder.none_action.weight"].expand(b, t - config.chunk, -1)
-    told = torch.where(mask_BT[..., None], noisy + torch.cat([none, action], 1), clean)
-    spatial = _dense(weights, "t_block.1", silu(told))
+    conditions = torch.where(mask_BT[..., None], noisy + torch.cat([none, action], 1), clean)
+    spatial = _dense(weights, "t_block.1", silu(conditions))
     plain = torch.where(mask_BT[..., None], noisy, clean)
     temporal = _dense(weights, "t_block.1", silu(plain))
     for i in range(config.depth):
@@ -67,10 +67,10 @@ def forward(
     return out[..., :h, :w]
 
 
-def _block(weights, name: str, config: STDiTConfig, x: Tensor, told: Tensor, causal: bool):
+def _block(weights, name: str, config: STDiTConfig, x: Tensor, conditions: Tensor, causal: bool):
     b, t, s, d = x.shape
     table = weights[f"{name}.scale_shift_table"]
-    six = (told.reshape(*told.shape[:2], 6, d) + table).chunk(6, 2)
+    six = (conditions.reshape(*conditions.shape[:2], 6, d) + table).chunk(6, 2)
     shift, scale, gate, shift2, scale2, gate2 = six
     qkv = _dense(weights, f"{name}.attn.qkv", _modulate(x, shift, scale))
     q, k, v = qkv.reshape(b, t, s, 3, config.heads, -1).unbind(3)  # B T S H E

@@ -1,4 +1,4 @@
-"""Members of the OpenVLA-OFT family that are not the discrete-token policy, told apart by name.
+"""Members of the OpenVLA-OFT family that are not the discrete-token policy, distinguished by name.
 
 The released LIBERO checkpoints of OpenVLA-OFT itself have the continuous L1 head and most also
 proprioception and a wrist camera; WMPO's and SimpleVLA-RL's have none of these. Their extra parts

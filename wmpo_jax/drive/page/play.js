@@ -228,7 +228,7 @@ function setStick(right, away) {
 function listen() {
   document.addEventListener("keydown", onKey);
   document.addEventListener("keyup", (event) => keys.delete(event.code));
-  // A key released in another window is never told.
+  // No event says that a key was released in another window.
   window.addEventListener("blur", () => keys.clear());
   hold(at("up"), [2, 1]);
   hold(at("down"), [2, -1]);

@@ -44,9 +44,9 @@ def episode(simulator: LiberoSimulator, task: int, number: int) -> dict[str, np.
     while len(rows["actions_TA"]) < LONGEST and left != 0:
         action = expert()
         action[:6] += NOISE[number % len(NOISE)] * _TURNS_LESS * rng.standard_normal(6)
-        told = executed_action(action)
-        _, _, success, _ = simulator.env.step(told)
-        rows["actions_TA"].append(told)
+        executed = executed_action(action)
+        _, _, success, _ = simulator.env.step(executed)
+        rows["actions_TA"].append(executed)
         rows["hand_T3"].append(hand_position(env))
         rows["thing_T3"].append(env.sim.data.body_xpos[body].copy())
         rows["success_T"].append(bool(success))

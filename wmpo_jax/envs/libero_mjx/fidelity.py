@@ -23,7 +23,7 @@ FILE = resources.files("wmpo_jax.envs.libero_mjx").joinpath("fidelity.json")
 MIN_AGREEMENT = 0.95
 MIN_EPISODES = 20
 MIN_SUCCESSES = 5  # in C: where nothing succeeds, agreement says nothing
-TIMES = (25, 50, 75)  # control steps at which errors are told
+TIMES = (25, 50, 75)  # control steps at which errors are reported
 _MEMORY = ("position", "rotation", "posture", "fingers")
 
 

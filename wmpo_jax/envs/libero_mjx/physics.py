@@ -4,7 +4,7 @@
     states = simulate(states, actions_BA)
 
 The order of things inside a step is robosuite's (environments/base.py `step`), down to what success
-is judged by: positions and contacts at the beginning of the last of the 25 substeps.
+is computed from: positions and contacts at the beginning of the last of the 25 substeps.
 """
 
 import dataclasses

@@ -38,7 +38,7 @@ class RobosuiteEnv:
         self.evaluation = evaluation
         self.instructions = instructions
         self.chunk = evaluation.chunk
-        # Whole chunks; what lies beyond the protocol's horizon is not executed.
+        # Whole chunks; what is beyond the protocol's horizon is not executed.
         self.horizon = -(-evaluation.horizon // self.chunk) * self.chunk
         self.image_size = evaluation.image_size
         self.wave = options["wave"]

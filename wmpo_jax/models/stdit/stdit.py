@@ -1,7 +1,7 @@
 """The world-model network: predicts the velocity (or any target) of noisy latent frames.
 
 A window is `history` condition frames, then `chunk` frames that the chunk's actions cause. The
-network is told which frames are condition frames; to those it says "t = 15" and no action, and
+network is given which frames are condition frames; to those it says "t = 15" and no action, and
 temporal attention is causal. So what the history contributes (its keys and values in the temporal
 blocks) depends on neither the noise, nor the denoising step, nor the actions: `encode_history`
 computes it once and `denoise` runs only the chunk, with the same result as the full forward.
