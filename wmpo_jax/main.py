@@ -2,8 +2,8 @@
 
     python -m wmpo_jax.main --config=configs/tiny.py --config.improve.iterations=3
 
-Exit status: 0 done, 2 for what the user can correct, 75 stopped on request or because another host was lost
-(the same command continues).
+Exit status: 0 done, 2 for what the user can correct, 75 stopped on request or because another host
+was lost (the same command continues).
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""What is stored beside the weights of a policy and the like: checked at import, and said if missing."""
+"""What is stored beside weights (tokenizer, statistics): checked at import, and said if missing."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
