@@ -88,6 +88,7 @@ def test_a_missing_dataset_is_one_sentence(tmp_path, capsys):
 
 def test_an_episode_without_an_outcome_is_refused(tmp_path):
     WRITERS["hdf5"](tmp_path / "rollouts.hdf5", [make_episode(0, 8, success=None)])
-    words = SimpleNamespace(env=SimpleNamespace(instructions=("pick up the bowl",)))
+    task = SimpleNamespace(instructions=("pick up the bowl",))
+    words = SimpleNamespace(task=task, workdir=None)
     with pytest.raises(UserError, match="must say whether it succeeded"):
         real_robot.adopt(words, tmp_path / "rollouts.hdf5")
