@@ -10,7 +10,7 @@ import json
 import sys
 
 import numpy as np
-from libero.libero.envs import OffScreenRenderEnv
+from libero.libero.envs import OffScreenRenderEnv  # pyright: ignore[reportMissingImports]
 
 from wmpo_jax.envs.libero.benchmark import bddl_file, initial_states, make_protocol
 from wmpo_jax.envs.libero.simulator import LiberoSimulator

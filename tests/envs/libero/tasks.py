@@ -2,7 +2,7 @@
 
 import json
 
-from libero.libero.benchmark import task_maps
+from libero.libero.benchmark import task_maps  # pyright: ignore[reportMissingImports]
 
 from wmpo_jax.envs.libero.benchmark import HORIZONS, initial_states
 

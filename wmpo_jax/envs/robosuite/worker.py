@@ -67,7 +67,7 @@ class Desk:
 
 def draw_something() -> None:
     """Raises where robosuite's renderer cannot work (MUJOCO_GL says which one is meant)."""
-    from robosuite.utils.binding_utils import GLContext
+    from robosuite.utils.binding_utils import GLContext  # pyright: ignore[reportMissingImports]
 
     context = GLContext(max_width=64, max_height=64)
     context.make_current()
