@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
-from libero.libero.envs import OffScreenRenderEnv  # noqa: E402  # needs no path; ours does
+from libero.libero.envs import OffScreenRenderEnv  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from wmpo_jax.envs.libero import measures  # noqa: E402
 from wmpo_jax.envs.libero.benchmark import HORIZONS, bddl_file, initial_states  # noqa: E402
