@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-MOST_STARTS = 1_000_000  # initial states that a role of a run owns (stages.seeds.BLOCK)
-RUN_SEEDS = 200  # stages.seeds.MAX_RUN_SEED
+MOST_STARTS = 1_000_000  # initial states that a role of a run owns (assembly.seeds.BLOCK)
+RUN_SEEDS = 200  # assembly.seeds.MAX_RUN_SEED
 # What the presets of networks look back on; imported networks bring their own.
 PRESET_HISTORY = 4  # frames
 PRESET_WINDOW = 8  # frames
