@@ -30,3 +30,12 @@ def test_batches_that_the_mesh_does_not_divide(
     expected = f"{message} cannot be spread over data x fsdp = 192 devices: make it a multiple"
     with pytest.raises(UserError, match=expected):
         pipeline.run_all(config, Workdir(tmp_path, config), mesh, stages)  # pyright: ignore
+
+
+def test_micro_batches_that_do_not_divide_an_episode() -> None:
+    """Said before the first stage, not when GRPO begins."""
+    config = load_config("configs/tiny.py:smoke")
+    config.improve.micro_chunks = 2  # press has three decisions
+    with pytest.raises(UserError, match="does not divide the 3 decisions of an episode of press"):
+        pipeline.check(config, ["improve"])
+    pipeline.check(config, ["demos"])

@@ -92,9 +92,16 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
     Raises:
       UserError: an unknown stage, task or option, or a simulator that is not installed.
     """
-    chosen(config, names)
-    if config.task:
-        make_task(config)
+    running = chosen(config, names)
+    if not config.task:
+        return
+    task = make_task(config)
+    chunks, size = task.horizon // task.chunk, config.improve.get("micro_chunks", 0)
+    if size and chunks % size and {"improve", "oracle"} & set(running):
+        raise UserError(
+            f"improve.micro_chunks = {size} does not divide the {chunks} decisions of an episode of "
+            f"{task.name}: choose a divisor of {chunks}, or 0 for all of them at once."
+        )
 
 
 def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
