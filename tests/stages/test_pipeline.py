@@ -35,7 +35,8 @@ def test_batches_that_the_mesh_does_not_divide(
 def test_micro_batches_that_do_not_divide_an_episode() -> None:
     """Said before the first stage, not when GRPO begins."""
     config = load_config("configs/tiny.py:smoke")
-    config.improve.micro_chunks = 2  # press has three decisions
+    with config.unlocked():
+        config.improve.micro_chunks = 2  # press has three decisions
     with pytest.raises(UserError, match="does not divide the 3 decisions of an episode of press"):
         pipeline.check(config, ["improve"])
     pipeline.check(config, ["demos"])

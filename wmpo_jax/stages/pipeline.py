@@ -99,8 +99,8 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
     chunks, size = task.horizon // task.chunk, config.improve.get("micro_chunks", 0)
     if size and chunks % size and {"improve", "oracle"} & set(running):
         raise UserError(
-            f"improve.micro_chunks = {size} does not divide the {chunks} decisions of an episode of "
-            f"{task.name}: choose a divisor of {chunks}, or 0 for all of them at once."
+            f"improve.micro_chunks = {size} does not divide the {chunks} decisions of an episode "
+            f"of {task.name}: choose a divisor of {chunks}, or 0 for all of them at once."
         )
 
 
