@@ -35,25 +35,28 @@ def policy(golden, tmp_path_factory):
     root = tmp_path_factory.mktemp("libero")
     weights = synthetic.tensors("policy", synthetic.BFLOAT16)
     source = synthetic.write_folder(root / "original", "policy", weights, shards=1)
-    (told,) = golden["policy"][1]["norm_stats"].values()
-    stored = {f"{SUITE}_no_noops": told, "bridge": synthetic.STATISTICS["toy_d0"]}
+    (entry,) = golden["policy"][1]["norm_stats"].values()
+    stored = {f"{SUITE}_no_noops": entry, "bridge": synthetic.STATISTICS["toy_d0"]}
     (source / "dataset_statistics.json").write_text(json.dumps(stored))
     processor = golden["preproc"][1]["processor"]
     towers = zip(processor["mean"], processor["std"], strict=True)
     towers = [{"mean": mean, "std": std} for mean, std in towers]
     (source / "preprocessor_config.json").write_text(json.dumps({"tvf_normalize_params": towers}))
-    words = {f"w{number}": number for number in range(LLAMA2_LONE_SPACE)}
-    vocabulary = words | {"▁": LLAMA2_LONE_SPACE, "<unk>": 29_872, "<PAD>": 32_000}
-    Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")).save(str(source / "tokenizer.json"))
+    synthetic.write_tokenizer(source, ["bowl"])
     flags = ["--kind=policy", f"--source={source}", f"--target={root / 'policy'}"]
     assert convert.main(["import", *flags]) == 0
+    # A vocabulary of Llama's size would be refused beside so small a policy.
+    words = {f"w{number}": number for number in range(LLAMA2_LONE_SPACE)}
+    vocabulary = words | {"▁": LLAMA2_LONE_SPACE, "<unk>": 29_872, "<PAD>": 32_000}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.save(str(root / "policy" / "assets" / "tokenizer.json"))
     return load_policy(root / "policy", unnorm_key=SUITE, jpeg=True)
 
 
 def test_the_picture(policy, golden):
     """JPEG, Lanczos, crop and both normalizations, at the golden file's size."""
     tensors, _ = golden["preproc"]
-    config = dataclasses.replace(policy.transform.config, size=len(tensors["out.resized"]))
+    config = dataclasses.replace(policy.policy.transform.config, size=len(tensors["out.resized"]))
     pixels = ImageTransform(config)(jnp.asarray(tensors["in.image"])[None])[0]
     assert_within_a_level(pixels, tensors["out.pixel_values"], config.stds)
 
@@ -61,10 +64,12 @@ def test_the_picture(policy, golden):
 def test_the_words(policy, golden):
     """Every instruction of every suite ends where the golden prompts do."""
     assert (golden["policy"][0]["in.input_ids_left_padded"][:, -1] == LLAMA2_LONE_SPACE).all()
-    told = [language(suite, task) for suite in HORIZONS for task in range(len(task_names(suite)))]
-    prompts, lengths = policy.tokenizer.encode_batch(told)
-    assert len(told) == 130
-    assert (prompts[np.arange(len(told)), lengths - 1] == LLAMA2_LONE_SPACE).all()
+    instructions = [
+        language(suite, task) for suite in HORIZONS for task in range(len(task_names(suite)))
+    ]
+    prompts, lengths = policy.policy.tokenizer.encode_batch(instructions)
+    assert len(instructions) == 130
+    assert (prompts[np.arange(len(instructions)), lengths - 1] == LLAMA2_LONE_SPACE).all()
 
 
 def test_the_actions(policy, golden):
