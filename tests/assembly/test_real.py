@@ -63,7 +63,7 @@ def test_episodes_come_back_in_the_order_of_their_starts(context):
     np.testing.assert_array_equal(played.finish_step_B, 8)
 
 
-def test_frames_nobody_asked_for_are_neither_drawn_nor_kept(context):
+def test_frames_that_were_not_requested_are_neither_drawn_nor_kept(context):
     policy: Any = Steady()
     played = context.real.player(policy, 1.0, STATISTICS)(
         0.5, STARTS, jax.random.key(0), videos=False
@@ -86,7 +86,7 @@ def test_first_frames_are_those_of_the_starts(context):
     np.testing.assert_array_equal(seen.instruction_id_B, STARTS % 2)
 
 
-def test_evaluation_gets_the_stored_states_and_nobody_else(context):
+def test_evaluation_alone_gets_the_stored_states(context):
     np.testing.assert_array_equal(context.starts("evaluation", 1, 3), [-2, -3, -4])
     assert (context.starts("rollouts", 0, 3) >= 0).all()
 

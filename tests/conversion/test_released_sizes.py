@@ -79,7 +79,7 @@ def test_every_key_maps_both_ways(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_released_shapes_tell_the_released_config(kind):
+def test_released_shapes_determine_the_released_config(kind):
     config = RELEASED[kind]
     shapes = KINDS[kind].shapes(config) | {n: s for n, s in KINDS[kind].dead(config).items() if s}
     assert KINDS[kind].config(shapes, {}) == config

@@ -17,8 +17,8 @@ from wmpo_jax.conversion.torch_files import save_state_dict
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import claimed
 
-# Settings that no tensor shape tells.
-TOLD = {
+# Settings that do not follow from the shapes of tensors.
+UNSHAPED = {
     "policy": {"text_config": {"num_attention_heads": 4, "rms_norm_eps": 1e-5}},
     "world_model": {"input_sq_size": 256},
     "autoencoder": {"scaling_factor": 0.18215},
@@ -33,7 +33,7 @@ def bring_in(kind, source, target, *flags) -> int:
 
 def model_folder(folder, kind, shards=1):
     synthetic.write_folder(folder, kind, synthetic.tensors(kind), shards)
-    settings = synthetic.CONFIG_JSON.get(kind, {}) | TOLD[kind]
+    settings = synthetic.CONFIG_JSON.get(kind, {}) | UNSHAPED[kind]
     (folder / "config.json").write_text(json.dumps(settings))
     return folder
 
@@ -60,7 +60,7 @@ def test_the_oft_variant_is_refused_by_either_name(tmp_path, capsys):
         assert "proprioceptive" in capsys.readouterr().err
 
 
-def test_plain_openvla_is_told_by_its_code(tmp_path, capsys):
+def test_plain_openvla_is_recognized_by_its_code(tmp_path, capsys):
     folder = model_folder(tmp_path / "source", "policy")
     code = folder / "modeling_prismatic.py"
     code.write_text("ids = self.generate(input_ids, max_new_tokens=7)\n")
@@ -71,7 +71,7 @@ def test_plain_openvla_is_told_by_its_code(tmp_path, capsys):
     assert "plain OpenVLA" not in capsys.readouterr().out
 
 
-def test_an_average_beside_the_model_is_asked_about(tmp_path, capsys):
+def test_an_average_beside_the_model_is_named_and_none_is_taken(tmp_path, capsys):
     """Open-Sora's trainer leaves model/ and ema.pt in one folder."""
     weights = synthetic.tensors("world_model")
     average = {n: x if n == "rope.freqs" else x * np.float32(0.5) for n, x in weights.items()}

@@ -27,13 +27,13 @@ def test_a_kill_leaves_whole_episodes_only(tmp_path):
         [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout
-    told = [process.stdout.readline() for _ in range(5)]
+    printed = [process.stdout.readline() for _ in range(5)]
     time.sleep(0.01)
     process.kill()
-    told += process.stdout.read().splitlines()
+    printed += process.stdout.read().splitlines()
     process.wait()
     dataset = open_dataset(tmp_path)
-    assert dataset.bad == [] and len(dataset.episodes) >= len(told) >= 5
+    assert dataset.bad == [] and len(dataset.episodes) >= len(printed) >= 5
     for entry in dataset.episodes:
         number = int(dataset.source.info(entry.index).name.rpartition("_")[2])
         again = read_episode(dataset.source, entry.index)

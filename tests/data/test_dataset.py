@@ -39,7 +39,7 @@ def test_statistics_need_no_video(tmp_path, episodes, monkeypatch):
     assert open_dataset(tmp_path / "set.tar", verify="none").statistics.q01.shape == (7,)
 
 
-def test_a_look_is_remembered_by_content(tmp_path, episodes, monkeypatch):
+def test_an_inspection_is_cached_by_content(tmp_path, episodes, monkeypatch):
     write_webdataset(tmp_path / "set.tar", episodes[:2])
     first = open_dataset(tmp_path / "set.tar")
     (tmp_path / "moved").mkdir()
@@ -50,7 +50,7 @@ def test_a_look_is_remembered_by_content(tmp_path, episodes, monkeypatch):
     assert again.statistics.to_json() == first.statistics.to_json()
 
 
-def test_other_content_is_looked_at_anew(tmp_path, episodes):
+def test_other_content_is_inspected_again(tmp_path, episodes):
     write_webdataset(tmp_path / "set.tar", episodes[:2])
     before = open_dataset(tmp_path / "set.tar").statistics
     content = bytearray((tmp_path / "set.tar").read_bytes())
@@ -61,7 +61,7 @@ def test_other_content_is_looked_at_anew(tmp_path, episodes):
     assert (before.to_json()["max"][0] < 1.0, after.to_json()["max"][0]) == (True, 5.0)
 
 
-def test_a_damaged_memory_is_made_again(tmp_path, episodes):
+def test_a_damaged_cache_entry_is_made_again(tmp_path, episodes):
     write_webdataset(tmp_path / "set.tar", episodes[:2])
     expected = open_dataset(tmp_path / "set.tar").statistics.to_json()
     mark = content_hash(open_source(tmp_path / "set.tar", ReadOptions()))

@@ -33,7 +33,7 @@ def one(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_what_passes_is_not_remembered(one, monkeypatch, number, wrapped):
+def test_temporary_faults_are_not_cached(one, monkeypatch, number, wrapped):
     def fail(*_):
         try:
             raise OSError(number, os.strerror(number))
@@ -146,7 +146,7 @@ def test_files_that_change_places_are_another_dataset(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"episodes": [{}], "bad": []}', "null"])
-def test_a_damaged_memory_is_made_again(one, content):
+def test_a_damaged_cache_entry_is_made_again(one, content):
     expected = open_dataset(one)
     (file,) = cache_folder().iterdir()
     file.write_text(content)

@@ -216,7 +216,7 @@ def test_paths_that_are_none(path, sentence):
         open_mixture(path)
 
 
-def test_home(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     builders.hdf5(tmp_path / "set.hdf5", builders.demo)
     assert len(open_mixture("~/set.hdf5").datasets[0].episodes) == 1

@@ -89,7 +89,7 @@ def _assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("hosts", [[[0, 1, 2], [3, 4, 5]], [[0, 3], [1, 4], [2, 5]]])
-def test_the_global_batch_does_not_know_the_hosts(large, hosts):
+def test_the_global_batch_is_the_same_for_any_number_of_hosts(large, hosts):
     whole = loader(large).batch(4)
     for rows in map(np.array, hosts):
         part = loader(large, rows=rows).batch(4)

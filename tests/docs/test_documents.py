@@ -1,4 +1,4 @@
-"""What the documents tell people to type works, or it is said here why it is not tried."""
+"""Every command and code block of the documents is executed, or the reason why not is here."""
 
 import re
 import shlex

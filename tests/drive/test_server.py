@@ -159,7 +159,7 @@ def test_fifty_clients_at_once_are_all_answered(server):
     assert answers == [{"number": n} for n in range(200)]
 
 
-def test_many_slow_clients_take_few_threads_and_are_hung_up_on(server, monkeypatch):
+def test_many_slow_clients_take_few_threads_and_are_disconnected(server, monkeypatch):
     """Each sends a byte now and then, which a limit between two bytes would never notice."""
     monkeypatch.setattr("wmpo_jax.drive.server.IDLE_SECONDS", 0.5)
     before = threading.active_count()

@@ -30,7 +30,7 @@ def chunk(session, episode, real="hand", imagined="same", hand=STILL):
     return session.step(json.loads(json.dumps(call)))
 
 
-def test_each_driver_acts_where_it_was_told_to(session):
+def test_each_driver_acts_in_the_world_that_it_drives(session):
     """Hand 1 + 1 + 1 over four actions is 12, the policy's 2s are 24; imagination shows 3 less."""
     hand = [1.0, 1.0, 1.0]
     levels = []

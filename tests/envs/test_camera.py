@@ -127,7 +127,7 @@ def test_light_and_shadow_follow_lambert() -> None:
     mujoco.mj_forward(model, data)
     pixels_HWC = np.asarray(Camera.from_model(model, "eye", 65, 65).render(*poses(data)))
     rgb, ambient, diffuse = np.array([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]])
-    # The box hangs 0.5 m up, the light comes from the left: its shadow lies 0.375 m to the right.
+    # The box hangs 0.5 m up, the light comes from the left: its shadow falls 0.375 m to the right.
     pixels_per_meter = 65 / 2 / (2 * np.tan(np.deg2rad(25)))
     in_shadow = 32 + round(0.375 * pixels_per_meter)
     lit = 32 - round(0.375 * pixels_per_meter)

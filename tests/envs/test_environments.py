@@ -58,7 +58,7 @@ def test_start(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_neither_play_nor_the_picture_knows_the_goal(name):
+def test_play_and_picture_do_not_depend_on_the_instruction(name):
     env = make(name)
     state = jax.vmap(env.reset)(jnp.arange(8))
     other = state.replace(instruction_id=(state.instruction_id + 1) % len(env.instructions))

@@ -1,4 +1,4 @@
-"""What stage `checkpoint` makes of a LIBERO policy's folder agrees with the golden tensors.
+"""What stage `evaluate_imported` makes of a LIBERO policy's folder agrees with the golden tensors.
 
 The network's logits and actions are compared in test_golden_policy.py, the stages of the picture
 one by one in test_golden_preproc.py; here the folder decides, as it does in an evaluation.
@@ -61,7 +61,7 @@ def test_the_picture(policy, golden):
     assert_within_a_level(pixels, tensors["out.pixel_values"], config.stds)
 
 
-def test_the_words(policy, golden):
+def test_the_instructions(policy, golden):
     """Every instruction of every suite ends where the golden prompts do."""
     assert (golden["policy"][0]["in.input_ids_left_padded"][:, -1] == LLAMA2_LONE_SPACE).all()
     instructions = [

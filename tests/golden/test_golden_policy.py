@@ -134,7 +134,7 @@ def test_golden_vision(golden):
 
 
 def test_golden_hidden_states(golden):
-    """Our padding lies inside the prompt, theirs behind the stop token: compare by position."""
+    """Our padding is inside the prompt, theirs after the stop token: compare by position."""
     policy, (prompt, length) = golden.policy, golden.prompts("in")
     embeds = policy.embed_sequence(policy.encode_images(golden.pixels("in.pixel_values")), prompt)
     positions, mask = policy.positions(prompt.shape[1], length)

@@ -75,7 +75,7 @@ def test_bfloat16_compute_stays_close(policy, pixels):
     np.testing.assert_allclose(full, half, atol=0.1 * float(jnp.abs(full).max()))
 
 
-def test_it_learns_eight_actions_by_heart(policy):
+def test_it_memorizes_eight_actions(policy):
     keys = jax.random.split(jax.random.key(2))
     pixels = jax.random.normal(keys[0], (8, 32, 32, 6))
     actions = jax.random.uniform(keys[1], (8, 4, 3), minval=-1.0, maxval=1.0)

@@ -37,7 +37,7 @@ def test_page_is_whole_and_needs_no_network(runs, tmp_path):
     assert "var(--run2)" in text and not re.search("#0[0-9a-b]{5}", text)
 
 
-def test_runs_of_one_name_are_told_apart(runs):
+def test_runs_of_one_name_are_distinguished(runs):
     names = list(compare.named_apart([read_run(run) for run in runs], runs))
     assert names[2] == "again/a" and names[0].endswith("/a") and len(set(names)) == 3
     with pytest.raises(UserError, match="twice"):
@@ -70,7 +70,7 @@ def test_curves_that_one_run_alone_has_are_left_to_its_own_report(runs, tmp_path
     assert [group["stage"] for group in groups] == ["sft", "autoencoder", "world model"]
 
 
-def test_door(runs, tmp_path, capsys):
+def test_the_command_takes_two_to_six_workdirs(runs, tmp_path, capsys):
     target = str(tmp_path / "page.html")
     assert compare.main([target, *map(str, runs[:2])]) == 0
     assert compare.main([target, str(runs[0])]) == 2

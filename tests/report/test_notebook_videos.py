@@ -21,7 +21,7 @@ def test_a_strip_begins_with_the_first_and_ends_with_the_last_frame():
     np.testing.assert_array_equal(sheet[-96::3, -96::3], imagined[-1])
 
 
-def test_a_short_film_shows_all_of_its_frames():
+def test_a_short_video_shows_all_of_its_frames():
     assert strip({"short": video(3, 2)}, count=8).width == 3 * (96 + GAP) - GAP
 
 

@@ -91,7 +91,7 @@ def test_unfinished_run_says_what_is_missing(tmp_path):
     assert "No videos yet" in text
 
 
-def test_missing_workdir_and_broken_files_are_the_users_to_mend(tmp_path):
+def test_missing_workdir_and_broken_files_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="no workdir"):
         write_report(tmp_path / "nowhere")
     (tmp_path / "stages").mkdir()

@@ -50,7 +50,7 @@ def test_new_run_begins_a_new_csv(tmp_path):
     assert len(rows(tmp_path / "sft.csv")) == 2
 
 
-def test_own_writer_hears_the_names_and_values_of_the_json_lines(tmp_path):
+def test_own_writer_gets_the_names_and_values_of_the_json_lines(tmp_path):
     with MetricWriter(tmp_path, "sft", 5, writers=f" csv, {__name__}:Recorder") as writer:
         writer.write(10, {"loss": 0.25})
     (record,) = read_metrics(tmp_path / "sft.jsonl")
@@ -59,6 +59,6 @@ def test_own_writer_hears_the_names_and_values_of_the_json_lines(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cvs", "nowhere:Writer", f"{__name__}:Missing", ":Writer"])
-def test_writer_that_does_not_exist_is_the_users_to_mend(tmp_path, name):
+def test_writer_that_does_not_exist_is_a_user_error(tmp_path, name):
     with pytest.raises(UserError, match=r"config\.writers"):
         MetricWriter(tmp_path, "sft", writers=name)

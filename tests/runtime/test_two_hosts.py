@@ -112,7 +112,7 @@ def test_hosts_with_different_configs_say_so(tmp_path: Path) -> None:
     assert not (tmp_path / "config.json").exists()
 
 
-def test_nobody_at_the_coordinator(tmp_path: Path) -> None:
+def test_a_coordinator_that_does_not_answer(tmp_path: Path) -> None:
     nobody = {
         "JAX_COORDINATOR_ADDRESS": "localhost:1",
         "JAX_NUM_PROCESSES": "2",

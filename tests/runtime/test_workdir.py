@@ -43,7 +43,7 @@ def test_another_config_is_refused_with_both_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", [None, "[]", "{", ""])
-def test_a_start_that_came_to_nothing_binds_nobody(tmp_path: Path, stored: str | None) -> None:
+def test_a_failed_start_leaves_the_workdir_free(tmp_path: Path, stored: str | None) -> None:
     Workdir(tmp_path, CONFIG).ledger.append("demos", "demos", episodes=4)
     if stored is not None:
         (tmp_path / "config.json").write_text(stored)

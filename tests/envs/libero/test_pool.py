@@ -35,7 +35,7 @@ def undisturbed(pool):
 
 
 @pytest.mark.slow
-def test_frames_that_nobody_wants_are_not_drawn(pool, undisturbed):
+def test_frames_that_were_not_requested_are_not_drawn(pool, undisturbed):
     first = undisturbed[0]
     assert first.shape == (3, 64, 64, 3) and first.dtype == np.uint8
     pool.reset(STARTS)
@@ -77,7 +77,7 @@ def test_a_stuck_worker_is_replaced(pool, undisturbed, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_recorded_episode_keeps_its_promises(pool):
+def test_a_recorded_episode_has_the_declared_form_and_repeats(pool):
     (episode,) = pool.record([Start(0, -1, 3)], "expert", 0.1, 8, lambda count: None)
     again = pool.record([Start(0, -1, 3)] * 2, "expert", 0.1, 8, lambda count: None)[1]
     assert episode["frames_THWC"].shape == (9, 64, 64, 3)

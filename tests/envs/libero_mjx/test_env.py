@@ -87,7 +87,7 @@ def test_nothing_moves_after_success_and_horizon(pool):
     assert results[1]["success_K"].tolist() == [*[False] * 5, *[True] * 3]
 
 
-def test_the_gripper_is_told_in_liberos_units(pool):
+def test_gripper_commands_are_in_liberos_units(pool):
     pool.step(actions(1), "none")
     assert [state["qpos"][1] for state in pool.states()] == [-1.0, 1.0]
 

@@ -109,14 +109,14 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_death_is_explained_by_the_worker(monkeypatch, program):
+def test_an_exit_is_explained_by_what_the_worker_wrote(monkeypatch, program):
     monkeypatch.setattr(environment, "command", lambda *_: [sys.executable, "-c", program])
     with pytest.raises(UserError, match=PROGRAMS[program]) as raised:
         WorkerPool(make_protocol("libero_spatial"), 1, Timeouts(startup=30.0))
     assert ("memory" in str(raised.value)) == ("SIGKILL" in program)
 
 
-def test_repeated_deaths_at_the_same_work_carry_the_last_words(monkeypatch):
+def test_repeated_exits_at_the_same_work_end_with_its_last_output(monkeypatch):
     program = "import sys; sys.exit('mj_step: stack overflow')"
     monkeypatch.setattr(pool.WorkerPool, "_first_worker", lambda self: None)
     dying = WorkerPool(make_protocol("libero_spatial"), 1)
