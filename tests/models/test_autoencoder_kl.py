@@ -24,9 +24,10 @@ def model() -> vae.AutoencoderKL:
 def discs(count: int, key: jax.Array) -> jax.Array:
     """uint8 frames of a dark disc of 3 pixels radius anywhere on a bright plane."""
     center = jax.random.uniform(key, (count, 2, 1, 1), minval=4.0, maxval=28.0)
-    rows, columns = jnp.mgrid[:32, :32]
+    rows, columns = jnp.mgrid[:32, :32][:, None]
     inside = (rows - center[:, 0]) ** 2 + (columns - center[:, 1]) ** 2 < 9.0
-    plane, disc = jnp.array([200, 190, 170]), jnp.array([30, 60, 160])
+    plane = jnp.array([200, 190, 170]).reshape(1, 1, 1, 3)
+    disc = jnp.array([30, 60, 160]).reshape(1, 1, 1, 3)
     return jnp.where(inside[..., None], disc, plane).astype(jnp.uint8)
 
 
