@@ -101,6 +101,8 @@ def test_world_model_imagines_a_chunk(converted):
     assert latents.shape == (1, 8, *history.shape[2:])
     video = world.decode(latents)
     assert video.shape == (1, 8, 16, 16, 3) and video.dtype == jnp.uint8
+    with pytest.raises(UserError, match="frames of 16 pixels and these have 32 x 32"):
+        world.encode(frames(1, 4, 32, 32, 3), key)
     other = jax.jit(type(world).predict)(world, history, actions + 1.0, key)
     assert np.abs(other - latents).max() > 1e-3
 

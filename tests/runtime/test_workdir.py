@@ -99,7 +99,8 @@ def test_a_result_that_is_not_finite_is_not_recorded(tmp_path: Path, value: floa
 
 def test_the_step_that_a_stage_ended_with(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path, CONFIG)
-    assert workdir.final_step("sft") is None
+    with pytest.raises(UserError, match="Stage sft has not run"):
+        workdir.final_step("sft")
     workdir.mark_done("sft", {"loss": 0.5}, step=9)
     assert workdir.final_step("sft") == 9
 

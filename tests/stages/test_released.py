@@ -143,7 +143,9 @@ def test_adapters_begin_as_the_imported_policy(config, tmp_path, monkeypatch):
     for rank in (0, 4):
         config.policy.lora_rank = rank
         policy = agents.policy(config, Drawers())
-        params = networks.create_policy(config, make_mesh(config), policy.build)
+        mesh = make_mesh(config)
+        frozen = networks.frozen_policy(config, mesh, policy.build)
+        params = networks.create_policy(config, mesh, policy.build, frozen)
         assert isinstance(params, Adapted) == bool(rank)
         logits.append(policy.logits(params, jnp.asarray(frames), jnp.zeros(2, jnp.int32)))
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)

@@ -9,8 +9,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.checkpoints import Checkpoints
-from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.errors import Preempted, UserError
 from wmpo_jax.runtime.mesh import make_mesh
 from wmpo_jax.runtime.metrics import MetricWriter, read_metrics
 from wmpo_jax.training.fit import LoopFiles, Stream, fit
@@ -76,3 +77,16 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     with pytest.raises(UserError, match=r"loss of stage sft is nan at step 8: lower sft\.learning"):
         fit(files(tmp_path), MESH, state, step, {"x": jnp.ones(8)}, 40, 4)
     assert files(tmp_path).checkpoints.latest_step() == 4
+
+
+def test_a_stop_between_two_records_leaves_none_of_its_own(tmp_path, monkeypatch):
+    """It saves; what is logged stays at the steps of an uninterrupted run."""
+    optimizer = optax.sgd(0.0)
+    step = make_step(MESH, square, optimizer, jax.random.key(0))
+    state = initial_state(MESH, {"w": jnp.float32(0.0)}, optimizer)
+    answers = iter([False] * 6 + [True])
+    monkeypatch.setattr(preemption, "stop_requested", lambda: next(answers))
+    with pytest.raises(Preempted):
+        fit(files(tmp_path), MESH, state, step, {"x": jnp.ones(8)}, 40, 40)
+    assert files(tmp_path).checkpoints.latest_step() == 7
+    assert read_metrics(tmp_path / "sft.jsonl") == []

@@ -42,8 +42,11 @@ class VideoRewardModel(struct.PyTreeNode):
         self, video_BTHWC: jax.Array, instruction_id_B: jax.Array, rule: SuccessRule
     ) -> tuple[jax.Array, jax.Array]:
         """Success of whole episodes: complete_B bool and finish_step_B int32, actions executed."""
-        first = max(rule.min_step, 0)  # earlier windows never count
-        score_BK = self.score(video_BTHWC[:, first:], instruction_id_B)
+        # Earlier windows never count, or end before the first action.
+        first = max(rule.min_step, 1 - (self.window - 1))
+        before = jnp.repeat(video_BTHWC[:, :1], max(-first, 0), axis=1)
+        frames = jnp.concatenate([before, video_BTHWC[:, max(first, 0) :]], axis=1)
+        score_BK = self.score(frames, instruction_id_B)
         return episode_outcomes(score_BK, first + self.window - 1, self.window, rule)
 
 

@@ -11,6 +11,7 @@ from flax import nnx, struct
 from wmpo_jax.agents.autoencoder import FrameAutoencoder
 from wmpo_jax.algorithm import flow
 from wmpo_jax.models.stdit import STDiT, STDiTConfig
+from wmpo_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,13 @@ class VideoWorldModel(struct.PyTreeNode):
     flow: FlowConfig = struct.field(pytree_node=False)
 
     def encode(self, frames_BTHWC: jax.Array, key: jax.Array) -> jax.Array:
-        """uint8 frames -> scaled latents."""
+        """uint8 frames -> scaled latents; UserError when they have another size than its own."""
+        sides = frames_BTHWC.shape[2:4]
+        if sides != (self.flow.image_size, self.flow.image_size):
+            raise UserError(
+                f"The world model was opened for frames of {self.flow.image_size} pixels and these "
+                f"have {sides[0]} x {sides[1]}: resize them, or open it with their image_size."
+            )
         return self.autoencoder.encode(frames_BTHWC, key)
 
     def decode(self, latents_BThwc: jax.Array) -> jax.Array:

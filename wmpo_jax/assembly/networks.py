@@ -191,12 +191,18 @@ def lora(config: ConfigDict) -> Lora:
     return Lora(section.get("lora_rank", 0), section.get("lora_alpha", Lora.alpha))
 
 
-def create_policy(config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module]) -> Any:
-    """The policy's parameters that training begins with; an `Adapted` with adapters."""
-    if not lora(config).rank:
+def create_policy(
+    config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module], frozen: Any
+) -> Any:
+    """The policy's parameters that training begins with; an `Adapted` with adapters.
+
+    Args:
+      frozen: of `frozen_policy`.
+    """
+    if frozen is None:
         return create(config, mesh, "policy", build)[1]
     adapters = state.create(mesh, build, nnx.LoRAParam)[1]
-    return Adapted(adapters, frozen_policy(config, mesh, build))
+    return Adapted(adapters, frozen)
 
 
 def policy_shapes(config: ConfigDict, mesh: Mesh, build: Callable[[], nnx.Module]) -> Any:

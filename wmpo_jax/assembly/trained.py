@@ -36,7 +36,7 @@ class TrainedRun:
     """The trained parts of a workdir; each is read when it is asked for.
 
     Raises:
-      UserError: (from every method) the stage that trains the part has not run.
+      UserError: (from every method) the stage that trains the part has not ended.
     """
 
     config: ConfigDict
@@ -60,7 +60,7 @@ class TrainedRun:
         return networks.frozen_policy(self.config, self.mesh, self.policy.build)
 
     def policy_params(self, stage: str) -> Any:
-        """Of the policy that `stage` has trained: "sft", "improve", "oracle"."""
+        """Of the policy that `stage` has trained: "sft" or "improve"."""
         shapes = networks.policy_shapes(self.config, self.mesh, self.policy.build)
         return joined(self._params(stage, shapes), self.frozen_policy)
 
@@ -97,8 +97,9 @@ class TrainedRun:
         return ImaginedDynamics(*parts, self.config.reward.min_step)
 
     def _params(self, stage: str, shapes: Any) -> Any:
-        checkpoints = Checkpoints(self.workdir.checkpoints(stage))
-        return checkpoints.restore_params(shapes, self.workdir.final_step(stage))
+        step = self.workdir.final_step(stage)
+        with Checkpoints(self.workdir.checkpoints(stage)) as checkpoints:
+            return checkpoints.restore_params(shapes, step)
 
 
 def imagined_sampler(

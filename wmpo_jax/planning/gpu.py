@@ -57,7 +57,7 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
         rows = math.ceil(config.sft.batch_size / parts)
         return _gradients(config, mesh) + _policy(config, rows).kept + _policy(config, rows).working
     if phase == "update":
-        rows = math.ceil(section.minibatch * section.micro_chunks / parts)
+        rows = math.ceil(section.minibatch * (section.micro_chunks or chunks) / parts)
         work = _policy(config, rows)
         side = config.image_size
         frames = section.minibatch * chunks * side * side * 3  # gathered by episode
@@ -66,7 +66,8 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
         sizes = released(config, "world_model")
         rows = math.ceil(config.world_model.batch_size / parts) * sizes.frames
         work = _world(config, rows)
-        return _world_gradients(config, mesh) + 2 * work.kept + 2 * work.working
+        training = 2 * work.kept + 2 * work.working
+        return _world_gradients(config, mesh) + max(training, _autoencoder(config, parts))
     if phase == "reward":
         return 12 * _reward_model(config, math.ceil(config.reward.batch_size / parts)).working
     episodes = math.ceil(section.groups * section.group_size / parts)
@@ -79,10 +80,15 @@ def temporaries(phase: str, config: ConfigDict, mesh: Mesh) -> int:
     world = _world(config, episodes * sizes.chunk)
     cache = 2 * sizes.depth * episodes * sizes.history * world.tokens * sizes.hidden * HALF
     videos = 2 * episodes * (task.horizon + 1) * config.image_size**2 * 3
-    frames = max(1, MICRO_BATCH_PIXELS // config.image_size**2 // parts)
-    decoder = frames * config.image_size**2 * 256 * SINGLE * 3
+    decoder = _autoencoder(config, parts)
     policy = _policy(config, episodes).working
     return cache + videos + max(world.working, decoder, policy, reward_model + preprocessed)
+
+
+def _autoencoder(config: ConfigDict, parts: int) -> int:
+    """Bytes of the frames that are encoded or decoded at once, at the widest layers."""
+    frames = max(1, MICRO_BATCH_PIXELS // config.image_size**2 // parts)
+    return frames * config.image_size**2 * 256 * SINGLE * 3
 
 
 def _policy(config: ConfigDict, rows: int) -> Pass:

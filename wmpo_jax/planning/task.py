@@ -3,26 +3,24 @@
 from ml_collections import ConfigDict
 
 from wmpo_jax.assembly import networks
-from wmpo_jax.envs.libero.benchmark import HORIZONS
+from wmpo_jax.envs.libero.benchmark import HORIZONS, language, task_names
 from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.runtime.errors import UserError
 
-# As long as the benchmarks' longer ones; programs depend on its number of tokens alone.
-INSTRUCTION = "pick up the black bowl next to the plate and place it on the plate"
-
 
 def planned_task(config: ConfigDict) -> RecordedTask:
-    """Sizes of the task; chunk and action are those of the policy, the horizon the benchmark's.
+    """Chunk and action are those of the policy, instructions and horizon the benchmark's.
 
     Raises:
-      UserError: config.task has no known horizon.
+      UserError: config.task is of no benchmark that plans know.
     """
+    instructions, horizon = _benchmark(config)
     policy = networks.released(config, "policy")
     section = config.get("libero") or config.get("mimicgen", {})
-    horizon = section.get("horizon", 0) or _horizon(config.task)
+    horizon = section.get("horizon", 0) or horizon
     return RecordedTask(
-        instructions=(INSTRUCTION,),
+        instructions=instructions,
         action_dim=policy.action_dim,
         horizon=-(-horizon // policy.chunk) * policy.chunk,
         chunk=policy.chunk,
@@ -31,10 +29,13 @@ def planned_task(config: ConfigDict) -> RecordedTask:
     )
 
 
-def _horizon(task: str) -> int:
-    if task in HORIZONS:
-        return HORIZONS[task]
-    if task in TASKS:
-        return TASKS[task].horizon
+def _benchmark(config: ConfigDict) -> tuple[tuple[str, ...], int]:
+    """(instructions, actions of an episode)."""
+    suite = config.task
+    if suite in HORIZONS:
+        tasks = config.libero.tasks or range(len(task_names(suite)))
+        return tuple(language(suite, task) for task in tasks), HORIZONS[suite]
+    if suite in TASKS:
+        return (TASKS[suite].instruction,), TASKS[suite].horizon
     known = ", ".join([*HORIZONS, *TASKS])
-    raise UserError(f"config.task is {task!r}; plans know the horizons of {known}.")
+    raise UserError(f"config.task is {suite!r}; plans know {known}.")

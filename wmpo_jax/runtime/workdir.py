@@ -134,9 +134,9 @@ class Workdir:
             raise UserError(f"Stage {stage} has not run in {self.path}: add it to --stages.")
         return load_record(self._stage_file(stage), stage, names)
 
-    def final_step(self, stage: str) -> int | None:
-        """The checkpoint that `stage` ended with; None while it is not done."""
-        return self.result(stage, ("step",))["step"] if self.done(stage) else None
+    def final_step(self, stage: str) -> int:
+        """The checkpoint that `stage` ended with; UserError while it is not done."""
+        return self.result(stage, ("step",))["step"]
 
 
 class Ledger:

@@ -17,6 +17,7 @@ from wmpo_jax.algorithm.grpo import mixed_groups
 from wmpo_jax.algorithm.trajectory import Trajectory, select
 from wmpo_jax.assembly import agents
 from wmpo_jax.report.intervals import paired_difference
+from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import load_arrays, save_arrays
 from wmpo_jax.runtime.mesh import replicate
 from wmpo_jax.stages.context import RunContext
@@ -67,6 +68,11 @@ def _mixed_rollouts(context: RunContext) -> tuple[Trajectory, int]:
     arrays = context.episodes("rollouts", "collect")
     trajectory = Trajectory(**{name: jnp.asarray(values) for name, values in arrays.items()})
     mixed = np.flatnonzero(mixed_groups(trajectory.success_B, size))
+    if len(mixed) == 0:
+        raise UserError(
+            f"No group of {len(trajectory.success_B)} rollouts has both successes and failures: "
+            "GRPO has nothing to learn from them, raise collect.starts in a new workdir."
+        )
     rows = (mixed[:, None] * size + np.arange(size)).reshape(-1)
     return replicate(context.mesh, select(trajectory, jnp.asarray(rows))), len(mixed)
 

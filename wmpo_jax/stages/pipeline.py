@@ -54,6 +54,7 @@ OTHERS: dict[str, Stage] = {
 }
 STAGES = CYCLE | OTHERS
 REPORT = "report"
+REINFORCED = {"improve", "oracle", "grpo_on_rollouts"}  # whose update is the one of config.improve
 # What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
 
@@ -97,7 +98,7 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
         return
     task = make_task(config)
     chunks, size = task.horizon // task.chunk, config.improve.get("micro_chunks", 0)
-    if size and chunks % size and {"improve", "oracle"} & set(running):
+    if size and chunks % size and REINFORCED & set(running):
         raise UserError(
             f"improve.micro_chunks = {size} does not divide the {chunks} decisions of an episode "
             f"of {task.name}: choose a divisor of {chunks}, or 0 for all of them at once."
@@ -131,4 +132,5 @@ def _check_batches(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> None
         if name in names:
             group = config.improve.group_size
             check_even(mesh, config[name].groups * group, f"{name}.groups x group_size")
-            check_even(mesh, config.improve.minibatch, "improve.minibatch")
+    if REINFORCED & set(names):
+        check_even(mesh, config.improve.minibatch, "improve.minibatch")

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.agents.policy import frozen_of, trained_of
+from wmpo_jax.agents.policy import trained_of
 from wmpo_jax.assembly import agents, networks
 from wmpo_jax.stages.context import RunContext
 from wmpo_jax.training import sft
@@ -16,8 +16,8 @@ from wmpo_jax.training.state import initial_state
 def run(context: RunContext) -> dict[str, Any]:
     """Writes checkpoints/sft, the base policy."""
     config = agents.sft_config(context.config)
-    policy = context.trained.policy
-    params = networks.create_policy(context.config, context.mesh, policy.build)
+    policy, frozen = context.trained.policy, context.trained.frozen_policy
+    params = networks.create_policy(context.config, context.mesh, policy.build, frozen)
     trained = trained_of(params)
     state = fit(
         context.loop_files("sft"),
@@ -27,7 +27,7 @@ def run(context: RunContext) -> dict[str, Any]:
         _training_data(context, config.batch_size * config.accumulate),
         config.optimizer.steps,
         context.config.sft.checkpoint_every,
-        frozen_of(params),
+        frozen,
     )
     return {"step": int(state.step)}
 

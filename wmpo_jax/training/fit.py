@@ -107,14 +107,15 @@ def fit(
                 state, metrics = step_fn(state, batch, frozen)
             losses.add(metrics)
             leaving = preemption.stop_requested()
-            saving = step % save_every == 0 or step == steps or leaving
-            if step % LOG_EVERY == 0 or saving:
+            due = step % save_every == 0 or step == steps
+            if step % LOG_EVERY == 0 or due or leaving:
                 means = losses.take()
                 _check_finite(name, step, means["loss"])
+            if step % LOG_EVERY == 0 or due:
                 writer.write(step, means)
                 bar.headline(loss=means["loss"])
             bar.advance()
-            if saving:
+            if due or leaving:
                 save(checkpoints, step, state)
             if leaving:
                 raise preemption.stopped(name, step)
@@ -123,11 +124,11 @@ def fit(
 
 @contextlib.contextmanager
 def completed(checkpoints: Checkpoints) -> Iterator[None]:
-    """However the block ends, the saves that it began are on disk afterwards."""
+    """However the block ends, the saves that it began are on disk, and nothing is saved after."""
     try:
         yield
     finally:
-        checkpoints.wait()
+        checkpoints.close()
 
 
 class Mean:
