@@ -46,6 +46,6 @@ class Dense(nnx.Linear):
         )
 
 
-def _all_but_kernel(arrays: Any, *, dtype: DTypeLike, **_: Any) -> tuple[Any, ...]:
+def _all_but_kernel(arrays: Any, *, dtype: Any = None, **_: Any) -> Any:
     x, kernel, bias = arrays
     return x.astype(dtype), kernel, None if bias is None else bias.astype(dtype)

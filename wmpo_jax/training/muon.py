@@ -25,7 +25,7 @@ EPSILON = 1e-8
 class MomentumState(NamedTuple):
     """`momentum` has the structure of the parameters."""
 
-    count: jax.Array
+    count: Any
     momentum: Any
 
 
@@ -35,7 +35,7 @@ def orthogonal_momentum(products: Products) -> optax.GradientTransformation:
     def init(params: Any) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: MomentumState, params: Any = None) -> tuple[Any, MomentumState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MomentumState]:
         momentum = optax.tree.update_moment(updates, state.momentum, MOMENTUM, 1)
         count = optax.safe_increment(state.count)
         ahead = optax.tree.bias_correction(momentum, MOMENTUM, optax.safe_increment(count))

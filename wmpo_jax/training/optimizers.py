@@ -1,5 +1,6 @@
 """AdamW and Muon with the schedules that all supervised trainings share."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def muon(
 
         return jax.tree_util.tree_map_with_path(label, params)
 
-    parts = {
+    parts: dict[Hashable, optax.GradientTransformation] = {
         "muon": optax.chain(orthogonal_momentum(products), optax.scale_by_learning_rate(schedule)),
         "adam": optax.adamw(schedule, weight_decay=0.0, nesterov=True),
     }

@@ -107,7 +107,7 @@ class SpatialAttention(nnx.Module):
     def __init__(
         self, channels: int, groups: int, *, dtype: jnp.dtype, products: Products, rngs: nnx.Rngs
     ):
-        self.products = products
+        self.products: Products = products
         linear = partial(Dense, channels, channels, dtype=dtype, products=products, rngs=rngs)
         self.group_norm = GroupNorm(channels, groups, dtype=dtype)
         self.to_q, self.to_k, self.to_v, self.to_out = linear(), linear(), linear(), linear()
@@ -174,7 +174,8 @@ class Upsample(nnx.Module):
     """
 
     def __init__(self, channels: int, *, dtype: jnp.dtype, products: Products, rngs: nnx.Rngs):
-        self.dtype, self.products = dtype, products
+        self.dtype = dtype
+        self.products: Products = products
         self.conv = conv(channels, channels, 3, padding=1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from flax import nnx
 from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import ViTConfig
-from wmpo_jax.runtime.precision import linear
+from wmpo_jax.runtime.precision import Products, linear
 from wmpo_jax.runtime.sharding import spread_batch
 
 LAYER_NORM_EPS = 1e-6
@@ -29,7 +29,8 @@ class PatchEmbed(nnx.Module):
         shape = (config.patch, config.patch, 3, config.width)
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(config.width))
-        self.dtype, self.products = config.dtype, config.products
+        self.dtype = config.dtype
+        self.products: Products = config.products
 
     def __call__(self, image_BHWC: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
