@@ -244,5 +244,6 @@ def _check_same_config(path: Path, old: dict[str, Any], new: dict[str, Any]) -> 
         more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
         raise UserError(
             f"{path} was made with another config ({'; '.join(changes[:8])}{more}): "
-            "use another --workdir or delete it."
+            f"use another --workdir (--base={path} takes over what does not depend on that), or "
+            "delete it."
         )
