@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from wmpo_jax.assembly.environment import make_task
 from wmpo_jax.runtime import preemption
-from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.mesh import check_even
-from wmpo_jax.runtime.progress import say
+from wmpo_jax.runtime.progress import say, warn
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
@@ -77,14 +77,33 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
         if workdir.done(name):
             say(f"{name}: done before, skipped")
             continue
-        if preemption.stop_requested():
-            raise preemption.stopped(name, 0)
-        started = time.monotonic()
-        result = STAGES[name](context)
-        step = result.pop("step", None)
-        workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
+        _complete(name, context)
     if REPORT in names:
         page.run(context)
+
+
+def _complete(name: str, context: RunContext, again: frozenset[str] = frozenset()) -> None:
+    """Runs a stage to its end.
+
+    An earlier one whose last checkpoint is damaged goes on from the one before it, once, which
+    gives the same parameters: those that the stages after it have used.
+    """
+    if preemption.stop_requested():
+        raise preemption.stopped(name, 0)
+    started = time.monotonic()
+    try:
+        result = STAGES[name](context)
+    except DamagedEnd as damage:
+        if damage.stage in again:
+            raise
+        warn(f"{damage.reason}: stage {damage.stage} is repeated from its checkpoint {damage.step}")
+        context.workdir.forget(damage.stage)
+        again |= {damage.stage}
+        _complete(damage.stage, context, again)
+        _complete(name, context, again)
+        return
+    step = result.pop("step", None)
+    context.workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
 
 
 def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
