@@ -254,7 +254,8 @@ def _check_constant(texts: Sequence[str]) -> None:
     for step in range(1, len(texts)):
         if texts[step] != texts[0]:
             raise BadEpisode(
-                f"it changes its instruction at step {step}, from {texts[0]!r} to {texts[step]!r}"
+                f"it changes its instruction at step {step}, from {texts[0]!r} to {texts[step]!r}, "
+                "and an episode has one: split it there"
             )
 
 
