@@ -59,6 +59,9 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     unknown = [flag for flag in rest if not flag.startswith("--config.")]
     if unknown:
         raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
+    for name in ("workdir", "stages", "base"):  # of a shell's variable that is not set, perhaps
+        if getattr(flags, name) == "":
+            raise UserError(f"--{name} is empty: give it a value, or leave it out.")
     # Imports wait until an interrupt is harmless.
     from wmpo_jax.runtime.config import config_name, load_config
 
@@ -76,7 +79,7 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     preemption.install()  # joining the hosts comes first, as it has a handler of SIGTERM of its own
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
-    names = flags.stages.split(",") if flags.stages else ()
+    names = [name.strip() for name in flags.stages.split(",")] if flags.stages else ()
     stages.check(config, names)
     path = resolve(flags.workdir or f"runs/{config_name(flags.config)}")
     begun = base.find(resolve(flags.base), config, path) if flags.base else None
