@@ -131,7 +131,8 @@ def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
         raise UserError(
-            f"There is no stage {unknown[0] or 'without a name'}; choose from {', '.join([*STAGES, REPORT])}."
+            f"There is no stage {unknown[0] or 'without a name'}; choose from "
+            f"{', '.join([*STAGES, REPORT])}."
         )
     others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
     if others:
