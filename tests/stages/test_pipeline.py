@@ -45,6 +45,20 @@ def test_micro_batches_that_do_not_divide_an_episode() -> None:
     pipeline.check(config, ["demos"])
 
 
+@pytest.mark.parametrize(("min_step", "fits"), [(9, True), (10, False), (100, False)])
+def test_a_success_that_can_never_count(min_step: int, fits: bool) -> None:
+    """The reference's min_step of 100, of episodes of hundreds of actions, in a shorter task."""
+    config = load_config("configs/tiny.py:smoke")
+    config.reward.min_step = min_step  # windows of 4 frames, episodes of 12 actions
+    pipeline.check(config, ["demos", "sft"])
+    if fits:
+        pipeline.check(config, ["improve"])
+        return
+    sentence = rf"no imagined success counts before action {min_step + 3}, and an episode of press"
+    with pytest.raises(UserError, match=rf"{sentence} has 12: lower reward\.min_step\."):
+        pipeline.check(config, ["improve"])
+
+
 SHAPE = {"w": jax.ShapeDtypeStruct((64,), jnp.float32)}
 
 

@@ -55,6 +55,7 @@ OTHERS: dict[str, Stage] = {
 STAGES = CYCLE | OTHERS
 REPORT = "report"
 REINFORCED = {"improve", "oracle", "grpo_on_rollouts"}  # whose update is the one of config.improve
+IMAGINING = {"reward", "gates", "improve", "gates_after"}  # success is the classifier's
 # What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
 
@@ -121,6 +122,15 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
         raise UserError(
             f"improve.micro_chunks = {size} does not divide the {chunks} decisions of an episode "
             f"of {task.name}: choose a divisor of {chunks}, or 0 for all of them at once."
+        )
+    last = (
+        config.reward.min_step + config.reward.window - 1
+    )  # frame of the first window that counts
+    if last > task.horizon and IMAGINING & set(running):
+        raise UserError(
+            f"With reward.min_step = {config.reward.min_step} and reward.window = "
+            f"{config.reward.window} no imagined success counts before action {last}, and an "
+            f"episode of {task.name} has {task.horizon}: lower reward.min_step."
         )
 
 
