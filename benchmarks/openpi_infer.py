@@ -3,9 +3,9 @@
     PYTHON_OF_OPENPI_CLIENT benchmarks/openpi_infer.py ADDRESS PORT CLIENTS
 
 reads rounds from stdin and answers each on stdout: a line of JSON with `prompt` and `size`, then so
-many bytes of an .npy of frames uint8 [B, H, W, 3]; back come a line with `size` and an .npy of actions
-[B, K, A]. Frames are shared out among so many connections. The first line of stdout is the server's
-metadata.
+many bytes of an .npy of frames uint8 [B, H, W, 3]; back come a line with `size` and an .npy of
+actions [B, K, A]. Frames are shared out among so many connections. The first line of stdout is the
+server's metadata.
 """
 
 import io

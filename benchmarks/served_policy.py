@@ -1,8 +1,8 @@
 """A run's policy in its environment twice: in one program, and served to openpi's own client.
 
-    python -m benchmarks.served_policy --workdir=runs/tiny --python=~/.cache/wmpo_jax/openpi/bin/python
+    python -m benchmarks.served_policy --workdir=runs/tiny --python=.venv-openpi/bin/python
 
-Same held-out starts, greedy. Prints both rates, the paired difference and whether actions are equal.
+Same held-out starts, greedy. Prints both rates, the paired difference and how far actions differ.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def in_process(run: TrainedRun, stage: str, seeds_B: np.ndarray) -> Episodes:
         return rollout(acting, dynamics, seeds_B, jax.random.key(0), env.horizon // env.chunk)
 
     played = play(run.policy_params(stage), jnp.asarray(seeds_B))
-    actions = run.statistics.unnormalize(played.actions_BNKA)
+    actions = jax.jit(run.statistics.unnormalize)(played.actions_BNKA)
     return np.asarray(actions, np.float32), np.asarray(played.success_B)
 
 
@@ -97,7 +97,9 @@ def main() -> None:
     address = ["127.0.0.1", str(taken.getsockname()[1]), str(flags.clients)]
     time.sleep(1)  # until the thread listens
     with subprocess.Popen(
-        [str(Path(flags.python).expanduser()), child, *address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [str(Path(flags.python).expanduser()), child, *address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as client:
         assert client.stdin is not None and client.stdout is not None
         print(client.stdout.readline().decode().strip(), file=sys.stderr)
@@ -114,7 +116,7 @@ def report(expected: Episodes, found: Episodes, seconds: float) -> None:
     difference = paired_difference(solved, solved_there)
     equal_B = (ours == theirs).all(axis=(1, 2, 3))
     print(
-        f"in process {solved.mean():.4f}, served {solved_there.mean():.4f} of {len(solved)} starts; "
+        f"in process {solved.mean():.4f}, served {solved_there.mean():.4f} of {len(solved)}; "
         f"paired {difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]; "
         f"outcomes equal in {int((solved == solved_there).sum())}, all actions bitwise equal in "
         f"{int(equal_B.sum())}, largest difference {np.abs(ours - theirs).max():.2e}; "

@@ -58,8 +58,7 @@ def run(flags: argparse.Namespace) -> None:
     environment.prepare()
     from wmpo_jax.runtime.extras import require
 
-    for module in ("msgpack", "websockets"):
-        require(module, "serve", "Serving a policy")
+    require("websockets", "serve", "Serving a policy")
     # Only now may JAX be imported: it reads the environment while it starts.
     from wmpo_jax.serving import server
 
@@ -73,15 +72,16 @@ def run(flags: argparse.Namespace) -> None:
 
 def open_policy(flags: argparse.Namespace) -> Any:
     """What the flags name, as a `serving.policies.ServedPolicy`."""
-    from wmpo_jax.assembly.opened import open_run
+    from wmpo_jax.assembly.opened import open_run, readable
     from wmpo_jax.serving.policies import CheckpointPolicy, RunPolicy
 
     if flags.checkpoint:
         return CheckpointPolicy(resolve(flags.checkpoint), flags.statistics)
     path = resolve(flags.workdir)
-    trained = open_run(path)
-    newest = "improve" if trained.workdir.done("improve") else "sft"
-    return RunPolicy(trained, flags.stage or newest, path.name)
+    with readable(path):
+        trained = open_run(path)
+        newest = "improve" if trained.workdir.done("improve") else "sft"
+        return RunPolicy(trained, flags.stage or newest, path.name)
 
 
 if __name__ == "__main__":

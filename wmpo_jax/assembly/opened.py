@@ -1,5 +1,7 @@
-"""A finished run, opened from its workdir alone: what viewer, policy server and others begin with."""
+"""A finished run, opened from its workdir alone, as viewer and policy server begin."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,18 @@ def open_run(path: Path) -> TrainedRun:
     mixture = None if config.task else open_data(config)
     task = make_task(config) if mixture is None else recorded_task(config, mixture)
     return TrainedRun(config, Workdir(path, config), mesh.make_mesh(config), task)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around what reads the parts of a run: a file whose content makes no sense is a UserError."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of a file's content
+        raise UserError(
+            f"The results in {path} cannot be read ({type(error).__name__}: {str(error)[:200]}): "
+            "they are damaged or of another version; repeat the stages that wrote them."
+        ) from error
 
 
 def _stored_config(stored: Path) -> Any:

@@ -1,25 +1,24 @@
 """Messages between policies and robots: msgpack with NumPy arrays, as openpi-client has it.
 
-An array is a map with the keys `__ndarray__`, `data`, `dtype` and `shape` (as bytes), a NumPy scalar
-one with `__npgeneric__`. Nothing that is received is executed: no pickles, no objects.
+An array is a map with the keys `__ndarray__`, `data`, `dtype` and `shape` (as bytes), a NumPy
+scalar one with `__npgeneric__`. Nothing that is received is executed: no pickles, no objects.
 """
 
 import math
 from typing import Any
 
+import msgpack  # flax brings it
 import numpy as np
 
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.extras import require
 
 MOST_BYTES = 64 * 2**20  # of one message: several cameras of 1080 rows
 _KINDS = "biufSU"  # of array elements: no objects, no records
-_PURPOSE = "The exchange of observations and actions"
 
 
 def pack(value: Any) -> bytes:
     """One message of nested dicts, lists, text, numbers and NumPy arrays."""
-    return require("msgpack", "serve", _PURPOSE).packb(value, default=_packed)
+    return msgpack.packb(value, default=_packed)
 
 
 def unpack(message: bytes) -> Any:
@@ -28,7 +27,6 @@ def unpack(message: bytes) -> Any:
     Raises:
       UserError: it is not msgpack, or an array in it contradicts itself.
     """
-    msgpack = require("msgpack", "serve", _PURPOSE)
     try:
         return msgpack.unpackb(message, object_hook=_unpacked)
     except (ValueError, TypeError, KeyError, OverflowError, msgpack.UnpackException) as error:

@@ -52,8 +52,7 @@ def read(observation: Any, default_prompt: str | None) -> Seen:
     prompt = found.get(PROMPT_KEY, default_prompt)
     if not isinstance(prompt, str) or not prompt.strip():
         raise UserError(
-            f"The observation has no {PROMPT_KEY}: send the instruction as text in "
-            f"{PROMPT_KEY!r}."
+            f"The observation has no {PROMPT_KEY}: send the instruction as text in {PROMPT_KEY!r}."
         )
     return Seen(_frame(key, found[key]), str(prompt))
 
@@ -69,7 +68,11 @@ def _flat(entry: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _frame(key: str, image: Any) -> np.ndarray:
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or 3 not in (image.shape[0], image.shape[2]):
+    if (
+        not isinstance(image, np.ndarray)
+        or image.ndim != 3
+        or 3 not in (image.shape[0], image.shape[2])
+    ):
         raise UserError(
             f"{key} is {_kind(image)}, but must be an array of height x width x 3 pixels."
         )

@@ -94,7 +94,8 @@ class PolicyServer:
         sent = request.headers.get("Authorization", "").encode("utf-8", "replace")
         if self._token and not hmac.compare_digest(sent, f"Api-Key {self._token}".encode()):
             return connection.respond(
-                http.HTTPStatus.UNAUTHORIZED, "This server wants its token as the client's api_key.\n"
+                http.HTTPStatus.UNAUTHORIZED,
+                "This server wants its token as the client's api_key.\n",
             )
         return None
 
@@ -112,7 +113,9 @@ class PolicyServer:
                     continue
                 except Exception:
                     traceback.print_exc()
-                    await connection.send("The policy failed; the terminal of the server shows why.")
+                    await connection.send(
+                        "The policy failed; the terminal of the server shows why."
+                    )
                     await connection.close(CloseCode.INTERNAL_ERROR, "see the frame before")
                     return
                 await connection.send(pack(answer))
