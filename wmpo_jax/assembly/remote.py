@@ -42,30 +42,31 @@ def remote_policy(config: ConfigDict, env: Environment | HostEnvironment) -> Rem
     )
 
 
-def play_remote(
-    env: Environment | HostEnvironment, policy: RemotePolicy, starts_B: np.ndarray
-) -> Trajectory:
-    """Whole episodes from every start; only first frames are kept."""
-    groups = (
-        waves(env, starts_B) if isinstance(env, HostEnvironment) else [np.arange(len(starts_B))]
-    )
-    dynamics: Dynamics = _OnHost(env) if isinstance(env, HostEnvironment) else _Compiled(env)
-    played = []
-    for rows in groups:
-        policy.begin(len(rows))
+class RemotePlayer:
+    """Plays a served policy; the environment is compiled once."""
+
+    def __init__(self, env: Environment | HostEnvironment, policy: RemotePolicy) -> None:
+        self._env, self._policy = env, policy
+        self._dynamics = _OnHost(env) if isinstance(env, HostEnvironment) else _Compiled(env)
+
+    def __call__(self, starts_B: np.ndarray) -> Trajectory:
+        """Whole episodes from every start; of their frames only the first are kept."""
+        env = self._env
+        whole = [np.arange(len(starts_B))]
+        groups = waves(env, starts_B) if isinstance(env, HostEnvironment) else whole
+        played = concatenate([self._together(starts_B[rows]) for rows in groups])
+        return select(played, jnp.argsort(jnp.asarray(np.concatenate(groups))))
+
+    def _together(self, starts_B: np.ndarray) -> Trajectory:
+        chunks = self._env.horizon // self._env.chunk
+        self._policy.begin(len(starts_B))
         try:
-            trajectory = rollout_on_host(
-                policy,
-                dynamics,
-                starts_B[rows],
-                jax.random.key(0),
-                env.horizon // env.chunk,
-                videos=False,
+            played = rollout_on_host(
+                self._policy, self._dynamics, starts_B, jax.random.key(0), chunks, videos=False
             )
         finally:
-            policy.close()
-        played.append(jax.tree.map(jnp.asarray, trajectory))
-    return select(concatenate(played), jnp.argsort(jnp.asarray(np.concatenate(groups))))
+            self._policy.close()
+        return jax.tree.map(jnp.asarray, played)
 
 
 class _Compiled:

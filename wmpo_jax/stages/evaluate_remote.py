@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from wmpo_jax.assembly.remote import play_remote, remote_policy
+from wmpo_jax.assembly.remote import RemotePlayer, remote_policy
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.mesh import fetch
@@ -22,10 +22,10 @@ def run(context: RunContext) -> dict[str, Any]:
     section, env = context.config.evaluate, context.env
     seeds = context.starts("evaluation", 0, section.episodes)
     policy = remote_policy(context.config, env)
-    parts = []
+    play, parts = RemotePlayer(env, policy), []
     with progress(len(seeds), 0, "evaluate") as bar:
         for starts_B in seeds.reshape(-1, section.batch_size):
-            played = fetch(play_remote(env, policy, starts_B))
+            played = fetch(play(starts_B))
             parts.append(
                 {
                     "success": played.success_B,
