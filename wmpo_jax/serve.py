@@ -76,7 +76,7 @@ def open_policy(flags: argparse.Namespace) -> Any:
     from wmpo_jax.serving.policies import CheckpointPolicy, RunPolicy
 
     if flags.checkpoint:
-        return CheckpointPolicy(resolve(flags.checkpoint), flags.statistics)
+        return CheckpointPolicy(flags.checkpoint, flags.statistics)
     path = resolve(flags.workdir)
     with readable(path):
         trained = open_run(path)

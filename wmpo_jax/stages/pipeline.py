@@ -23,6 +23,7 @@ from wmpo_jax.stages import (
     export,
     gates,
     grpo_on_rollouts,
+    hub_revisions,
     improve,
     oracle,
     page,
@@ -73,6 +74,7 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
     names = chosen(config, names)
     _check_batches(config, mesh, names)
     context = RunContext(config, workdir, mesh)
+    hub_revisions.settle(config, workdir)
     for name in names:
         if name == REPORT:
             continue
@@ -84,6 +86,7 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
         started = time.monotonic()
         result = STAGES[name](context)
         step = result.pop("step", None)
+        hub_revisions.record(workdir)
         workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
     if REPORT in names:
         page.run(context)
