@@ -49,7 +49,11 @@ def run(flags: argparse.Namespace) -> None:
     from wmpo_jax.conversion import importing, kinds, publishing, store
     from wmpo_jax.runtime import hub
 
+    if flags.verify and hub.is_address(flags.target):
+        raise UserError("--verify compares with files: export to a folder first, then upload.")
     if flags.direction == "import":
+        if hub.is_address(flags.target):
+            raise UserError("import writes a folder: give its path as --target.")
         if flags.kind is None:
             raise UserError(f"import needs --kind, one of {', '.join(KINDS)}.")
         print(importing.import_checkpoint(kinds.KINDS[flags.kind], flags.source, flags.target))
@@ -61,8 +65,6 @@ def run(flags: argparse.Namespace) -> None:
         print(publishing.export(source, flags.target))
         ours, theirs = flags.source, flags.target
     if flags.verify:
-        if hub.is_address(theirs):
-            raise UserError("--verify compares with files: export to a folder, then upload.")
         compare(ours, theirs)
 
 
