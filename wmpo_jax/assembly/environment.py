@@ -15,7 +15,8 @@ def make_task(config: ConfigDict) -> Environment | HostEnvironment:
 
     A served policy (config.task = "remote") acts in that of config.remote.
     """
-    options = config.get("libero") or config.get("mimicgen", {})
+    sections = ("libero", "mimicgen", "playground")
+    options = next((config[name] for name in sections if name in config), {})
     name = config.remote.environment if config.task == REMOTE else config.task
     # The first to ask may be a traced function; the arrays of the scene must not be traced.
     with jax.ensure_compile_time_eval():

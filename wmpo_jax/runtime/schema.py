@@ -120,6 +120,17 @@ class Mimicgen(Section):
     wave: Batch
 
 
+class Playground(Section):
+    """Fields of `envs.playground.rules.Rule`; "" and 0 keep what the environment's rule has."""
+
+    instruction: str
+    metric: str
+    at_least: Number
+    camera: str
+    horizon: Horizon
+    chunk: Annotated[int, Field(ge=0, le=1000)]
+
+
 class Demos(Section):
     episodes: Starts
     bias: Annotated[Number, Field(ge=-1, le=1)] = 0.0  # meters; the sign is a direction
@@ -328,6 +339,7 @@ class Config(Section):
     data: Data | None = None
     libero: Libero | None = None
     mimicgen: Mimicgen | None = None
+    playground: Playground | None = None
     demos: Demos
     play: Play
     networks: Networks | None = None
