@@ -12,6 +12,7 @@ from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.mesh import check_even
 from wmpo_jax.runtime.progress import say, warn
+from wmpo_jax.runtime.schema import REMOTE
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
@@ -22,6 +23,7 @@ from wmpo_jax.stages import (
     export,
     gates,
     grpo_on_rollouts,
+    hub_revisions,
     improve,
     oracle,
     page,
@@ -58,6 +60,7 @@ REINFORCED = {"improve", "oracle", "grpo_on_rollouts"}  # whose update is the on
 IMAGINING = {"reward", "gates", "improve", "gates_after"}  # success is the classifier's
 # What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
+WITH_A_SERVED_POLICY = ("evaluate",)  # whose weights are elsewhere
 
 
 def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[str] = ()) -> None:
@@ -72,6 +75,7 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
     names = chosen(config, names)
     _check_batches(config, mesh, names)
     context = RunContext(config, workdir, mesh)
+    hub_revisions.settle(config, workdir)
     for name in names:
         if name == REPORT:
             continue
@@ -104,6 +108,7 @@ def _complete(name: str, context: RunContext, again: frozenset[str] = frozenset(
         _complete(name, context, again)
         return
     step = result.pop("step", None)
+    hub_revisions.record(context.workdir)
     context.workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
 
 
@@ -137,12 +142,20 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
 def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
     """The stages that will run: `names`, or what this config runs by default."""
     on_disk = bool(config.get("data") and config.data.source) and not config.task
-    names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*CYCLE, REPORT])
+    served = config.task == REMOTE
+    default = WITH_A_SERVED_POLICY if served else [*(ON_DISK if on_disk else CYCLE), REPORT]
+    names = list(names) or list(default)
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
         raise UserError(
             f"There is no stage {unknown[0] or 'without a name'}; choose from "
             f"{', '.join([*STAGES, REPORT])}."
+        )
+    untrained = [name for name in names if served and name not in WITH_A_SERVED_POLICY]
+    if untrained:
+        raise UserError(
+            f"Stage {untrained[0]} needs weights, and config.task = remote has a served policy: "
+            f"choose {', '.join(WITH_A_SERVED_POLICY)}."
         )
     others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
     if others:
