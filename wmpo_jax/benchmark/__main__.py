@@ -30,7 +30,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--sections", help=f"of {', '.join(OURS)}; default all but with --vs")
     parser.add_argument("--vs", help="torch: the same networks in PyTorch, in the same run")
     parser.add_argument("--programs", help="of the comparison: sampler,policy; default all")
+    parser.add_argument(
+        "--eager", action="store_true", help="no torch.compile, which takes minutes"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="runs of each program")
+    parser.add_argument("--clock", default="wall", help="wall, or cpu on a machine that others use")
     parser.add_argument("--out", type=Path, help="a .json file; its plot is written beside it")
     parser.epilog = "Any field of the config: --config.improve.groups=2"
     flags, rest = parser.parse_known_args(argv)
@@ -49,9 +53,9 @@ def _run(flags: argparse.Namespace, rest: Sequence[str]) -> int:
     environment.prepare(1 if flags.vs else config.cpu_devices)
     from wmpo_jax.benchmark.session import Session
 
-    session = Session(config, flags.preset, flags.precision, flags.repeats, flags.out)
+    session = Session(config, flags.preset, flags.precision, flags.repeats, flags.clock, flags.out)
     if flags.vs:
-        session.compare(_names(flags.programs))
+        session.compare(_names(flags.programs), not flags.eager)
     default = () if flags.vs else OURS
     for name in _names(flags.sections) or default:
         session.section(name)
@@ -68,6 +72,8 @@ def _check(flags: argparse.Namespace, rest: Sequence[str]) -> None:
         raise UserError(f"There is no section {unknown[0]!r}; choose from {', '.join(OURS)}.")
     if flags.vs not in (None, "torch"):
         raise UserError(f"--vs is {flags.vs!r}; the only other side is torch.")
+    if flags.clock not in ("wall", "cpu"):
+        raise UserError(f"--clock is {flags.clock!r}; choose wall or cpu.")
     if flags.repeats < 1:
         raise UserError(f"--repeats is {flags.repeats}; give 1 or more.")
     if flags.out is not None and flags.out.suffix != ".json":

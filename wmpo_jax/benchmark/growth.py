@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 
 from wmpo_jax.assembly.agents import grpo_config
 from wmpo_jax.benchmark import cases
-from wmpo_jax.benchmark.measure import Prepared
+from wmpo_jax.benchmark.measure import Bench, Prepared
 from wmpo_jax.benchmark.timing import timed
 
 FACTORS = (1, 2, 4)
 
 
-def rows(bench: Any) -> Iterator[dict[str, Any]]:
+def rows(bench: Bench) -> Iterator[dict[str, Any]]:
     """A row per axis with the exponents of seconds and of temporary memory, and its points."""
     config, mesh = bench.config, bench.mesh
 
@@ -39,7 +39,7 @@ def rows(bench: Any) -> Iterator[dict[str, Any]]:
         "horizon, chunks": longer,
     }
     for axis, make in axes.items():
-        points = [_point(make(factor), first[axis] * factor, bench.repeats) for factor in FACTORS]
+        points = [_point(make(factor), first[axis] * factor, bench) for factor in FACTORS]
         sizes, seconds, memory = (
             [point[name] for point in points] for name in ("size", "seconds", "temporaries")
         )
@@ -67,12 +67,12 @@ def _changed(config: ConfigDict, field: str, factor: int) -> ConfigDict:
     return changed
 
 
-def _point(case: cases.Case, size: int, repeats: int) -> dict[str, Any]:
+def _point(case: cases.Case, size: int, bench: Bench) -> dict[str, Any]:
     run = Prepared(case)
     memory = run.compiled.memory_analysis()
     return {
         "size": size,
-        "seconds": timed(run, repeats).median,
+        "seconds": timed(run, bench.repeats, bench.clock).median,
         "temporaries": memory.temp_size_in_bytes,
         "output": memory.output_size_in_bytes,
     }

@@ -7,10 +7,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from wmpo_jax.benchmark.cases import Case
 from wmpo_jax.benchmark.timing import Ceilings, Spread, timed
 from wmpo_jax.planning import flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What every section needs.
+
+    Attributes:
+      limits: of this machine in this precision.
+      repeats: runs of each program that are counted.
+      clock: of `timing.CLOCKS`.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    limits: Ceilings
+    repeats: int
+    clock: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +89,10 @@ class Prepared:
         return results
 
 
-def measure(case: Case, limits: Ceilings, repeats: int) -> Result:
-    """Compiles a case and runs it `repeats` times after a first run."""
-    run = Prepared(case)
-    seconds = timed(run, repeats)
+def measure(case: Case, bench: Bench) -> Result:
+    """Compiles a case and runs it several times after a first run."""
+    run, limits = Prepared(case), bench.limits
+    seconds = timed(run, bench.repeats, bench.clock)
     return Result(
         name=case.name,
         detail=case.detail,

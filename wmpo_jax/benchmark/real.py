@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from wmpo_jax.assembly.environment import make_task
+from wmpo_jax.benchmark.measure import Bench
 from wmpo_jax.benchmark.timing import Spread, timed
 from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.envs.protocol import Environment
@@ -19,15 +18,13 @@ WORLDS = (64, 256)
 STEPS = 4  # of the physics that are timed; every step costs the same
 
 
-def rates(
-    config: ConfigDict, mesh: Mesh, repeats: int, worlds: tuple[int, ...] = WORLDS
-) -> Iterator[dict[str, Any]]:
+def rates(bench: Bench) -> Iterator[dict[str, Any]]:
     """A row per number of worlds, without and with pixels; none where MJX does not simulate."""
-    env = make_task(config) if "networks" not in config else None
+    env = make_task(bench.config) if "networks" not in bench.config else None
     if not isinstance(env, Environment):
         return
-    for count in worlds:
-        for name, seconds in _seconds(env, mesh, count, repeats).items():
+    for count in WORLDS:
+        for name, seconds in _seconds(env, bench, count).items():
             yield {
                 "name": name,
                 "detail": f"{env.name}, {count} worlds, {env.image_size} px",
@@ -38,7 +35,8 @@ def rates(
             }
 
 
-def _seconds(env: Environment, mesh: Mesh, worlds: int, repeats: int) -> dict[str, Spread]:
+def _seconds(env: Environment, bench: Bench, worlds: int) -> dict[str, Spread]:
+    mesh = bench.mesh
     key, world = jax.random.key(0), MjxDynamics(env, mesh)
     starts = spread_whole(mesh, jnp.arange(worlds, dtype=jnp.int32))
     state, _ = jax.jit(world.reset)(starts, key)
@@ -54,6 +52,6 @@ def _seconds(env: Environment, mesh: Mesh, worlds: int, repeats: int) -> dict[st
     blind = jax.jit(sharding.apart(mesh, blind_rows))
     seeing = jax.jit(lambda state, actions: world.step(state, actions, key)[2].frames_BKHWC)
     return {
-        "MJX, no pixels": timed(lambda: blind(state, actions), repeats),
-        "MJX with pixels": timed(lambda: seeing(state, actions), repeats),
+        "MJX, no pixels": timed(lambda: blind(state, actions), bench.repeats, bench.clock),
+        "MJX with pixels": timed(lambda: seeing(state, actions), bench.repeats, bench.clock),
     }

@@ -5,30 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from wmpo_jax.benchmark import cases, growth, real, shares, timing
-from wmpo_jax.benchmark.measure import Prepared, measure
-from wmpo_jax.benchmark.timing import Ceilings
-
-Rows = list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """What every section needs.
-
-    Attributes:
-      limits: of this machine in this precision.
-      repeats: runs of each program that are counted.
-    """
-
-    config: ConfigDict
-    mesh: Mesh
-    precision: str
-    limits: Ceilings
-    repeats: int
+from wmpo_jax.benchmark.measure import Bench, Prepared, measure
 
 
 def imagination(bench: Bench) -> Iterable[dict[str, Any]]:
@@ -43,13 +22,13 @@ def training(bench: Bench) -> Iterable[dict[str, Any]]:
 
 def reality(bench: Bench) -> Iterable[dict[str, Any]]:
     """MJX, where the config's task is simulated with it."""
-    return real.rates(bench.config, bench.mesh, bench.repeats)
+    return real.rates(bench)
 
 
 def step(bench: Bench) -> Iterable[dict[str, Any]]:
     """Parts of one training step of the world model."""
     run = Prepared(cases.world_model_case(bench.config, bench.mesh))
-    seconds = timing.timed(run, bench.repeats)
+    seconds = timing.timed(run, bench.repeats, bench.clock)
     for share in shares.shares(run.compiled, run):
         wall = share.share * seconds.median
         yield {"part": share.part, "share": share.share, "seconds": wall}
@@ -58,8 +37,12 @@ def step(bench: Bench) -> Iterable[dict[str, Any]]:
 
 def _measured(bench: Bench, found: Iterable[cases.Case]) -> Iterable[dict[str, Any]]:
     for case in found:
-        result = measure(case, bench.limits, bench.repeats)
-        yield {**dataclasses.asdict(result), "seconds": result.seconds._asdict(), "rate": result.rate}
+        result = measure(case, bench)
+        yield {
+            **dataclasses.asdict(result),
+            "seconds": result.seconds._asdict(),
+            "rate": result.rate,
+        }
         jax.clear_caches()  # a program's arrays and executable are not needed again
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,34 @@ class Session:
     """
 
     def __init__(
-        self, config: ConfigDict, preset: str, precision: str, repeats: int, out: Path | None
+        self,
+        config: ConfigDict,
+        preset: str,
+        precision: str,
+        repeats: int,
+        clock: str,
+        out: Path | None,
     ) -> None:
         over = mesh.make_mesh(config)
         if PRESETS[preset].accelerator and mesh.on_cpu(over):
             raise UserError(
                 f"The preset {preset} is for accelerators and JAX found none: choose tiny or small."
             )
-        limits = ceilings(over, precision)
-        self._bench = sections.Bench(config, over, precision, limits, repeats)
+        limits = ceilings(over, precision, clock)
+        self._bench = sections.Bench(config, over, limits, repeats, clock)
         self._out = out
         self._record: dict[str, Any] = {
             "machine": machine(),
             "versions": mesh.describe(over),
             "preset": preset,
             "precision": precision,
+            "clock": clock,
             "ceilings": limits._asdict(),
             "sections": {},
         }
         print(f"{self._record['machine']}\n{self._record['versions']}")
         print(
-            f"preset {preset}, {precision}: products reach {limits.flops / 1e9:.4g} GFLOP/s, "
+            f"preset {preset}, {precision}, {clock} clock: products reach {limits.flops / 1e9:.4g} GFLOP/s, "
             f"copies {limits.bytes / 1e9:.4g} GB/s",
             flush=True,
         )
@@ -55,6 +63,12 @@ class Session:
     def section(self, name: str) -> None:
         """Measures, prints and saves one of `sections.SECTIONS`."""
         self._keep(name, sections.SECTIONS[name](self._bench))
+
+    def compare(self, programs: Sequence[str], compiled: bool) -> None:
+        """Our programs against PyTorch's."""
+        from wmpo_jax.benchmark import versus  # imports torch
+
+        self._keep("PyTorch", versus.rows(self._bench, programs, compiled))
 
     def _keep(self, name: str, found: Any) -> None:
         rows: list[dict[str, Any]] = []

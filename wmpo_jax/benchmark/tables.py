@@ -64,12 +64,15 @@ def _axis(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _versus(row: Mapping[str, Any]) -> dict[str, str]:
-    ratio = row["ratio"]
+    same, best = (
+        "" if row[name] is None else f"{row[name]:.2f} x" for name in ("ratio", "ratio_to_best")
+    )
     return {
         "program": row["program"],
         "by": row["by"],
         "seconds": seconds(row["seconds"]),
-        "ours is": "" if ratio is None else f"{ratio:.2f} x as fast",
+        "ours, same precision": same,
+        "ours, at its best": best,
         "difference in float32": "" if row["error"] is None else f"{row['error']:.1e}",
     }
 
