@@ -14,7 +14,7 @@ import numpy as np
 
 from wmpo_jax.agents.policy import frozen_of, joined, trained_of
 from wmpo_jax.algorithm.grpo import mixed_groups
-from wmpo_jax.algorithm.trajectory import Trajectory, select
+from wmpo_jax.algorithm.trajectory import Experience, Trajectory, experience, select
 from wmpo_jax.assembly import agents
 from wmpo_jax.report.intervals import paired_difference
 from wmpo_jax.runtime.errors import UserError
@@ -62,7 +62,7 @@ def run(context: RunContext) -> dict[str, Any]:
     return _against_wmpo(context, table, results)
 
 
-def _mixed_rollouts(context: RunContext) -> tuple[Trajectory, int]:
+def _mixed_rollouts(context: RunContext) -> tuple[Experience, int]:
     """The P rollouts of stage collect, without the groups that carry no gradient."""
     size = context.config.collect.group_size
     arrays = context.episodes("rollouts", "collect")
@@ -74,7 +74,8 @@ def _mixed_rollouts(context: RunContext) -> tuple[Trajectory, int]:
             "GRPO has nothing to learn from them, raise collect.starts in a new workdir."
         )
     rows = (mixed[:, None] * size + np.arange(size)).reshape(-1)
-    return replicate(context.mesh, select(trajectory, jnp.asarray(rows))), len(mixed)
+    chosen = select(experience(trajectory), jnp.asarray(rows))
+    return replicate(context.mesh, chosen), len(mixed)
 
 
 def _against_wmpo(context: RunContext, table: list, results: dict) -> dict[str, Any]:
