@@ -70,8 +70,7 @@ def rollout_case(config: ConfigDict, mesh: Mesh, chunks: int) -> Case:
     """Imagined episodes of so many chunks as one program."""
     task, settings = planned_task(config), agents.grpo_config(config)
     policy = agents.policy(config, task)
-    temperature, min_step = settings.temperature, config.reward.min_step
-    imagine = imagined_sampler(mesh, policy, temperature, min_step, chunks)
+    imagine = imagined_sampler(mesh, policy, settings, config.reward.min_step, chunks)
     made = settings.episodes * chunks * task.chunk
     detail = f"{settings.episodes} episodes of {chunks} chunks"
     arguments = program("imagine", config, mesh).arguments
@@ -115,19 +114,17 @@ def world_model_case(config: ConfigDict, mesh: Mesh) -> Case:
 def _parts(config: ConfigDict, mesh: Mesh) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     """Function and arguments of what an imagined chunk consists of."""
     task, settings = planned_task(config), agents.grpo_config(config)
-    params, (world, _, _), start, key = program("imagine", config, mesh).arguments[:4]
-    policy = agents.policy(config, task)
-    latent = jax.eval_shape(
-        lambda world, frame, key: world.encode(frame[:, None], key), world, start.frame_BHWC, key
-    )
+    params, (world, _, _), _, key = program("imagine", config, mesh).arguments
+    policy, side = agents.policy(config, task), task.image_size
 
-    def rows(frames: int) -> jax.ShapeDtypeStruct:
-        shape = (latent.shape[0], frames, *latent.shape[2:])
-        return jax.ShapeDtypeStruct(shape, latent.dtype, sharding=batch_sharding(mesh))
+    def rows(shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        whole = (settings.episodes, *shape)
+        return jax.ShapeDtypeStruct(whole, dtype, sharding=batch_sharding(mesh))
 
-    actions = jax.ShapeDtypeStruct(
-        (latent.shape[0], task.chunk, task.action_dim), jnp.float32, sharding=batch_sharding(mesh)
-    )
+    start = Observation(rows((side, side, 3), jnp.uint8), rows((), jnp.int32))
+    video = assembled.autoencoder_config(config, 1.0)
+    frame = (side // video.downsampling, side // video.downsampling, video.latent_channels)
+    actions = rows((task.chunk, task.action_dim))
 
     def act(params: Any, start: Observation, key: jax.Array) -> Any:
         return policy.acting(params, settings.temperature)(start, key)
@@ -136,9 +133,12 @@ def _parts(config: ConfigDict, mesh: Mesh) -> dict[str, tuple[Any, tuple[Any, ..
         "policy": (sharding.compiled(mesh, act), (params, start, key)),
         "sampler": (
             sharding.compiled(mesh, VideoWorldModel.predict),
-            (world, rows(world.history), actions, key),
+            (world, rows((world.history, *frame)), actions, key),
         ),
-        "decode": (sharding.compiled(mesh, VideoWorldModel.decode), (world, rows(task.chunk))),
+        "decode": (
+            sharding.compiled(mesh, VideoWorldModel.decode),
+            (world, rows((task.chunk, *frame))),
+        ),
     }
 
 
@@ -148,7 +148,7 @@ def _autoencoder_case(config: ConfigDict, mesh: Mesh) -> Case:
     state = state_template(mesh, params, autoencoder.optimizer(settings))
     step = autoencoder.step_function(mesh, graphdef, settings, (), jax.random.key(0))
     shape = (settings.batch_size, 1, side, side, 3)
-    frames = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))
+    frames: Any = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))
     data, rows = Batch({"frames_BTHWC": frames}), settings.batch_size
     arguments = (state, data, None)
     return Case("autoencoder training", step, arguments, rows, SAMPLES, f"batch {rows}")

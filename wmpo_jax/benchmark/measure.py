@@ -63,6 +63,11 @@ class Result:
         """Units per second."""
         return self.count / self.seconds.median
 
+    def row(self) -> dict[str, Any]:
+        """For JSON and the table."""
+        seconds = self.seconds._asdict()
+        return {**dataclasses.asdict(self), "seconds": seconds, "rate": self.rate}
+
 
 class Prepared:
     """A compiled case with its arguments; calling it runs it once."""

@@ -7,7 +7,7 @@ their results are apart in float32.
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
 from wmpo_jax.planning.programs import program
 from wmpo_jax.planning.task import planned_task
 from wmpo_jax.runtime import sharding
+from wmpo_jax.runtime.precision import Products
 from wmpo_jax.training.state import create
 
 Run = Callable[[], Any]
@@ -80,6 +81,15 @@ class Pairs:
             "decode": self._decode,
         }[name]()
 
+    def _in(self, sizes: Any, precision: str) -> Any:
+        """Sizes of a network that multiplies in `precision`, whatever the config says.
+
+        Activations are the config's: float32 on a CPU, bfloat16 in presets for accelerators.
+        """
+        networks = self._config.get("networks", {"dtype": "float32"})
+        dtype = networks["dtype"] if precision == "bfloat16" else "float32"
+        return compute_in(sizes, jnp.dtype(dtype), cast(Products, precision))
+
     def _network(self, role: str, sizes: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """(our parameters, the same under the original names); nothing in them is zero."""
         kind = KINDS[role]
@@ -129,7 +139,7 @@ class Pairs:
         }
 
         def ours(precision: str) -> Run:
-            made = compute_in(sizes, jnp.dtype(precision))
+            made = self._in(sizes, precision)
             model = world_model.make_world_model(made, settings, params, None)  # pyright: ignore
             predict = self._compiled(VideoWorldModel.predict, model, history, self._actions, key)
             return lambda: jnp.moveaxis(predict(), -1, 1)
@@ -146,10 +156,8 @@ class Pairs:
         noise = self._random.standard_normal(self._latents.shape, np.float32)
         t_B = np.linspace(200.0, 900.0, self._batch, dtype=np.float32)
         mask = self._mask(sizes)
-        example = flow.training_example(
-            *map(jnp.asarray, (self._latents, noise, t_B, mask)),
-            flow.MAX_TIMESTEP * settings.history_noise,
-        )
+        history_t = flow.MAX_TIMESTEP * settings.history_noise
+        example = flow.training_example(self._latents, noise, t_B, mask, history_t)  # pyright: ignore
         inputs = {
             "noisy_BCTHW": np.moveaxis(np.asarray(example.noisy_BTHWC), -1, 1),
             "target_BCTHW": np.moveaxis(np.asarray(example.target_BTHWC), -1, 1),
@@ -159,7 +167,7 @@ class Pairs:
         }
 
         def ours(precision: str) -> Run:
-            made = compute_in(sizes, jnp.dtype(precision))
+            made = self._in(sizes, precision)
             graphdef = nnx.graphdef(nnx.eval_shape(lambda: KINDS["world_model"].build(made)))
 
             def loss(params: Any, *inputs: Any) -> jax.Array:
@@ -190,7 +198,7 @@ class Pairs:
         instruction = np.zeros(self._batch, np.int32)
 
         def ours(precision: str) -> Run:
-            made = compute_in(sizes, jnp.dtype(precision))
+            made = self._in(sizes, precision)
             model = reward_model.make_reward_model(made, params)
             return self._compiled(VideoRewardModel.score, model, frames, instruction)
 
@@ -222,7 +230,7 @@ class Pairs:
         slots = sizes.chunk * sizes.action_dim
 
         def ours(precision: str) -> Run:
-            made = compute_in(sizes, jnp.dtype(precision))
+            made = self._in(sizes, precision)
             graphdef = nnx.graphdef(nnx.eval_shape(lambda: KINDS["policy"].build(made)))
 
             def logits(params: Any, *seen: Any) -> jax.Array:
@@ -252,7 +260,8 @@ class Pairs:
         def ours(precision: str) -> Run:
             changed = self._config.copy_and_resolve_references()
             changed.improve.update(epochs=1, minibatch=self._batch)
-            if "networks" in changed:
+            changed.products = precision
+            if "networks" in changed and precision == "float32":
                 changed.networks.dtype = precision
             found = program("update", changed, self._mesh)
             return Prepared(Case("update", found.function, found.arguments, rows, "", ""))
@@ -273,7 +282,7 @@ class Pairs:
         flat = np.moveaxis(latents.reshape(-1, *shape[2:]), -1, 1)
 
         def ours(precision: str) -> Run:
-            made = compute_in(sizes, jnp.dtype(precision))
+            made = self._in(sizes, precision)
             model = autoencoder.make_autoencoder(made, params)
             decode = self._compiled(autoencoder.FrameAutoencoder.decode, model, latents)
             return lambda: jnp.moveaxis(decode(), -1, 2).reshape(-1, 3, *pixels)

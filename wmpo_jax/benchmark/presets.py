@@ -26,7 +26,8 @@ PRESETS = {
     "small": Preset("configs/libero.py:mid", (
         *SHORT, "image_size=128",
         "networks.policy=small", "networks.world_model=small", "networks.autoencoder=small",
-        "networks.reward=small", "world_model.sampling_steps=10", "world_model.batch_size=4",
+        "networks.reward=small", "networks.dtype=float32",
+        "world_model.sampling_steps=10", "world_model.batch_size=4",
         "world_model.accumulate=1", "sft.batch_size=4", "reward.batch_size=4",
         "autoencoder.steps=1", "autoencoder.batch_size=4",
         "improve.groups=1", "improve.group_size=4", "improve.minibatch=4",
@@ -41,7 +42,7 @@ PRESETS = {
 
 
 def preset_config(name: str, precision: str, overrides: tuple[str, ...] = ()) -> ConfigDict:
-    """The config of a preset, computing in `precision`.
+    """The config of a preset, whose products are in `precision`.
 
     Raises:
       UserError: no such preset or field.
@@ -52,12 +53,7 @@ def preset_config(name: str, precision: str, overrides: tuple[str, ...] = ()) ->
         raise UserError(f"--precision is {precision!r}; choose {' or '.join(PRECISIONS)}.")
     preset = PRESETS[name]
     config = load_config(preset.config, [*preset.overrides, *overrides])
-    return _computing_in(config, precision)
-
-
-def _computing_in(config: ConfigDict, precision: str) -> ConfigDict:
-    if "networks" in config:
+    config.products = precision
+    if "networks" in config and precision == "float32":
         config.networks.dtype = precision
-    elif precision != "float32":
-        raise UserError("The tiny networks compute in float32: leave --precision away.")
     return config

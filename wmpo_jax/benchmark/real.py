@@ -10,7 +10,7 @@ from wmpo_jax.assembly.environment import make_task
 from wmpo_jax.benchmark.measure import Bench
 from wmpo_jax.benchmark.timing import Spread, timed
 from wmpo_jax.envs.dynamics import MjxDynamics
-from wmpo_jax.envs.protocol import Environment
+from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.mesh import spread_whole
 
@@ -20,8 +20,10 @@ STEPS = 4  # of the physics that are timed; every step costs the same
 
 def rates(bench: Bench) -> Iterator[dict[str, Any]]:
     """A row per number of worlds, without and with pixels; none where MJX does not simulate."""
-    env = make_task(bench.config) if "networks" not in bench.config else None
-    if not isinstance(env, Environment):
+    if "networks" in bench.config:
+        return
+    env = make_task(bench.config)
+    if isinstance(env, HostEnvironment):
         return
     for count in WORLDS:
         for name, seconds in _seconds(env, bench, count).items():

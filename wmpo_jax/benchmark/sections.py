@@ -1,6 +1,5 @@
 """The sections of a benchmark; each returns JSON-able rows, printed as they come."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,11 +37,7 @@ def step(bench: Bench) -> Iterable[dict[str, Any]]:
 def _measured(bench: Bench, found: Iterable[cases.Case]) -> Iterable[dict[str, Any]]:
     for case in found:
         result = measure(case, bench)
-        yield {
-            **dataclasses.asdict(result),
-            "seconds": result.seconds._asdict(),
-            "rate": result.rate,
-        }
+        yield result.row()
         jax.clear_caches()  # a program's arrays and executable are not needed again
 
 

@@ -54,11 +54,9 @@ class Session:
             "sections": {},
         }
         print(f"{self._record['machine']}\n{self._record['versions']}")
-        print(
-            f"preset {preset}, {precision}, {clock} clock: products reach {limits.flops / 1e9:.4g} GFLOP/s, "
-            f"copies {limits.bytes / 1e9:.4g} GB/s",
-            flush=True,
-        )
+        print(f"preset {preset}, {precision}, seconds of the {clock} clock")
+        products, copies = limits.flops / 1e9, limits.bytes / 1e9
+        print(f"products reach {products:.4g} GFLOP/s, copies {copies:.4g} GB/s", flush=True)
 
     def section(self, name: str) -> None:
         """Measures, prints and saves one of `sections.SECTIONS`."""

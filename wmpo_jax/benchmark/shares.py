@@ -2,7 +2,7 @@
 
 XLA:CPU reports every instruction that it runs, and the program's text says which functions each
 instruction was written in. A fused instruction belongs to the function of its last operation, so
-that shares of a few per cent say little. On GPUs the names of kernels are those of instructions too.
+that shares of a few per cent say little.
 """
 
 import re
@@ -62,12 +62,13 @@ def shares(compiled: Any, run: Callable[[], Any], runs: int = 3) -> list[Share]:
             for _ in range(runs):
                 jax.block_until_ready(run())
         trace = next(Path(folder).rglob("*.xplane.pb"))
-        spent: Counter[str] = Counter()
+        spent: dict[str, float] = {}
         for name, seconds in _own_seconds(ProfileData.from_file(str(trace))):
             if name in parts:
-                spent[parts[name]] += seconds / runs
+                spent[parts[name]] = spent.get(parts[name], 0.0) + seconds / runs
     total = sum(spent.values()) or 1.0
-    return [Share(part, seconds, seconds / total) for part, seconds in spent.most_common()]
+    largest = sorted(spent.items(), key=lambda item: -item[1])
+    return [Share(part, seconds, seconds / total) for part, seconds in largest]
 
 
 def instruction_parts(text: str) -> dict[str, str]:
@@ -153,7 +154,7 @@ def _table(lines: list[str], name: str) -> dict[int, str]:
     return rows
 
 
-def _own_seconds(data: ProfileData) -> Iterator[tuple[str, float]]:
+def _own_seconds(data: Any) -> Iterator[tuple[str, float]]:
     """Name and seconds of each event, without the seconds of events inside it."""
     for plane in data.planes:
         for line in plane.lines:

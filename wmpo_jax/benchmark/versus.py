@@ -33,12 +33,11 @@ def rows(bench: Bench, programs: Sequence[str], compiled: bool) -> Iterator[dict
 
 def _compared(pair: pairs.Pair, bench: Bench, compiled: bool) -> Iterator[dict[str, Any]]:
     error = pair.error()
-    precisions = PRECISIONS if "networks" in bench.config else PRECISIONS[:1]
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
         f"wmpo_jax, {precision}": lambda precision=precision: pair.ours(precision)
-        for precision in precisions
+        for precision in PRECISIONS
     }
-    for precision, compiling in itertools.product(precisions, (False, True)[: 1 + compiled]):
+    for precision, compiling in itertools.product(PRECISIONS, (False, True)[: 1 + compiled]):
         how = peers.How(precision, compiling)
         makers[how.name] = lambda how=how: pair.theirs(how)
     runs, first = {}, {}
