@@ -150,10 +150,10 @@ class Weights(Section):
 
 
 class Networks(Section):
-    policy: Literal["openvla_7b", "mid"]
-    world_model: Literal["xl_2", "mid"]
-    autoencoder: Literal["sdxl"]
-    reward: Literal["base"]
+    policy: Literal["openvla_7b", "mid", "small"]
+    world_model: Literal["xl_2", "mid", "small"]
+    autoencoder: Literal["sdxl", "small"]
+    reward: Literal["base", "small"]
     weights: Weights
     statistics: str
     dtype: Literal["float32", "bfloat16"]
