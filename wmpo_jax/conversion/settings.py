@@ -129,8 +129,8 @@ def check_labels(settings: Json) -> None:
     first, second = (str(labels.get(key, "")).lower() if pair else "" for key in "01")
     if not pair or first.startswith(SUCCESS) or second.startswith(FAILURE):
         raise UserError(
-            f"config.json has the labels (id2label) {str(labels)[:80]}, which is not supported (only "
-            "two labels are, failure and then success): take WMPO's kind of classifier."
+            f"config.json has the labels (id2label) {str(labels)[:80]}, which is not supported "
+            "(only two are, failure and then success): take WMPO's kind of classifier."
         )
 
 
