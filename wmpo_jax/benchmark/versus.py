@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from wmpo_jax.benchmark import pairs, peers
@@ -12,22 +12,21 @@ from wmpo_jax.benchmark.timing import Spread, alternated
 from wmpo_jax.runtime.errors import UserError
 
 
-def rows(bench: Bench, programs: Sequence[str], compiled: bool) -> Iterator[dict[str, Any]]:
+def rows(bench: Bench, compiled: bool) -> Iterator[dict[str, Any]]:
     """For each program a row per contender: seconds, and how much faster ours is.
 
     Args:
-      programs: of `pairs.NAMES`; none for all.
       compiled: with `torch.compile` beside eager PyTorch.
 
     Raises:
       UserError: no such program.
     """
-    unknown = [name for name in programs if name not in pairs.NAMES]
+    unknown = [name for name in bench.programs if name not in pairs.NAMES]
     if unknown:
         raise UserError(f"There is no {unknown[0]!r}; choose from {', '.join(pairs.NAMES)}.")
     peers.use_all_cores()
     made = pairs.Pairs(bench.config, bench.mesh)
-    for name in programs or pairs.NAMES:
+    for name in bench.programs or pairs.NAMES:
         yield from _compared(made.named(name), bench, compiled)
 
 
@@ -35,9 +34,9 @@ def _compared(pair: pairs.Pair, bench: Bench, compiled: bool) -> Iterator[dict[s
     error = pair.error()
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
         f"wmpo_jax, {precision}": lambda precision=precision: pair.ours(precision)
-        for precision in PRECISIONS
+        for precision in bench.precisions
     }
-    for precision, compiling in itertools.product(PRECISIONS, (False, True)[: 1 + compiled]):
+    for precision, compiling in itertools.product(bench.precisions, (False, True)[: 1 + compiled]):
         how = peers.How(precision, compiling)
         makers[how.name] = lambda how=how: pair.theirs(how)
     runs, first = {}, {}
