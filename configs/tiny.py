@@ -127,7 +127,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "max_rate_gap": 0.05,
             "min_agreement": 0.85,
             "min_precision": 0.75,
-            "enforce": False,  # True stops the run before RL when a gate fails
+            "enforce": False,  # True: no RL where a gate fails, the base policy is the result
         }
     )
     config.improve = ConfigDict(
@@ -147,6 +147,12 @@ def get_config(variant: str = "") -> ConfigDict:
             "checkpoint_every": 2,
         }
     )
+    # Real success of the policy during RL: starts of its own, for the alarm and the choice of the
+    # result alone (docs/algorithm.md). 0 episodes of budget: no checks.
+    config.monitor = ConfigDict({"every": 4, "episodes": 256, "budget": 100_000})
+    # Further rounds: `starts` x collect.group_size rollouts of the improved policy each, then
+    # alignment and RL again. P = 128 in three rounds: collect.starts=8, lifelong.starts=(4, 4).
+    config.lifelong = ConfigDict({"starts": (), "align_steps": 300, "reward_steps": 200})
     # GRPO in the true environment with as many fresh episodes as it wants.
     config.oracle = ConfigDict({"iterations": 16, "groups": 32, "min_gain": 0.20})
     # The same P rollouts without a world model: (epochs, learning rate) of each attempt.
@@ -191,5 +197,7 @@ def _shrink(config: ConfigDict) -> None:
     config.improve.update(
         iterations=2, groups=4, minibatch=16, checkpoint_every=1, require_mixed=False
     )
+    config.monitor.update(every=1, episodes=32)
+    config.lifelong.update(align_steps=10, reward_steps=10)
     config.oracle.update(iterations=1, groups=4)
     config.evaluate.update(episodes=64, batch_size=32, videos=2)

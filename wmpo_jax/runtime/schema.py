@@ -273,6 +273,22 @@ class Improve(Section):
         return self
 
 
+class Monitor(Section):
+    every: Interval  # iterations of GRPO
+    episodes: Starts  # real ones, of each check
+    budget: Annotated[int, Field(ge=0, le=1_000_000_000)]  # real episodes in all; 0: no checks
+
+    def checks(self, iterations: int) -> int:
+        """How many, those of the first and of the last policy included."""
+        return len({*range(0, iterations + 1, self.every), iterations})
+
+
+class Lifelong(Section):
+    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=19)]
+    align_steps: Steps
+    reward_steps: Steps
+
+
 class Oracle(Section):
     iterations: Steps
     groups: Starts
@@ -334,6 +350,8 @@ class Config(Section):
     reward: Reward
     gates: Gates
     improve: Improve
+    monitor: Monitor | None = None
+    lifelong: Lifelong | None = None
     oracle: Oracle
     grpo_on_rollouts: GrpoOnRollouts
     evaluate: Evaluate
@@ -367,6 +385,25 @@ class Config(Section):
                 f"evaluate.episodes = {self.evaluate.episodes} is more than the {starts} initial "
                 "states that LIBERO stores for libero.tasks: lower it or add tasks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_paid_for(self) -> Self:
+        rounds = 1 + (len(self.lifelong.starts) if self.lifelong else 0)
+        asked = self.improve.iterations * self.improve.attempts * self.improve.groups * rounds
+        if asked > MOST_STARTS:
+            raise ValueError(
+                f"improve.iterations x attempts x groups in {rounds} rounds asks for more than the "
+                f"{MOST_STARTS} initial states of a run: lower one of them"
+            )
+        if self.monitor and self.monitor.budget:
+            checks = rounds * self.monitor.checks(self.improve.iterations)
+            if checks * self.monitor.episodes > self.monitor.budget:
+                raise ValueError(
+                    f"monitor.budget = {self.monitor.budget} does not pay for {checks} checks of "
+                    f"{self.monitor.episodes} real episodes: raise it or monitor.every, lower "
+                    "monitor.episodes, or set it to 0 for no checks"
+                )
         return self
 
     @model_validator(mode="after")

@@ -13,51 +13,105 @@ from wmpo_jax.assembly.seeds import span
 from wmpo_jax.assembly.trained import imagined_sampler
 from wmpo_jax.runtime.mesh import replicate, spread_whole
 from wmpo_jax.runtime.metrics import read_metrics
+from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.context import RunContext
+from wmpo_jax.stages.monitor import BEST, RealMonitor, monitored
 from wmpo_jax.training import grpo
 
 
 def run(context: RunContext) -> dict[str, Any]:
-    """Writes checkpoints/improve, the policy improved in imagination."""
+    """Writes checkpoints/improve, the policy improved in imagination.
+
+    Its result says which policy counts: the last one, or by `training.trust` an earlier one. Where
+    failed gates stop reinforcement it is the one that this round begins with.
+    """
+    stopped = _stopped_by_gates(context)
+    if stopped:
+        return _unimproved(context, stopped)
     config, trained = agents.grpo_config(context.config), context.trained
     # Whole on every device: split, it would be gathered in each denoising step of each chunk.
     parts = replicate(context.mesh, trained.imagined_parts())
     min_step, chunks = context.config.reward.min_step, context.real.num_chunks
     imagine = imagined_sampler(context.mesh, trained.policy, config.temperature, min_step, chunks)
+    monitor = RealMonitor(context, config.iterations) if monitored(context.config) else None
     state, params = grpo.optimize(
         context.loop_files("improve"),
         context.mesh,
-        trained.policy_params("sft"),
+        trained.first_policy_params(),
         trained.policy,
         lambda params, start, key: imagine(params, parts, start, key),
         _first_frames(context, config),
         config,
         context.key("improve"),
+        *([monitor] if monitor else []),
     )
     resets = int(state.batches) * config.groups
     context.workdir.ledger.append(
-        "improve",
+        context.named("improve"),
         "imagination starts (first frames only)",
         episodes=0,
         control_steps=0,
         first_frames=resets,
-        seeds=span(context.starts("imagination", 0, resets)),
+        seeds=span(context.round_starts("imagination", 0, resets)),
     )
     alone = phase_seconds(context.mesh, context.env, trained.policy, params, parts, config, chunks)
     return {
         "step": int(state.iteration),
-        "iterations": config.iterations,
+        "iterations": int(state.iteration),
         "imagined_episodes": int(state.episodes),
         "phase_seconds": _shared_out(context, alone),
+        **(_judged(context, monitor) if monitor else {}),
+    }
+
+
+def _stopped_by_gates(context: RunContext) -> str:
+    """Why imagination is not to be used; "" where it is, or no gate was checked."""
+    done = context.workdir.done("gates")
+    return context.workdir.result("gates").get("stops", "") if done else ""
+
+
+def _unimproved(context: RunContext, reason: str) -> dict[str, Any]:
+    folder, step = context.trained.first_policy()
+    say(reason)
+    return {
+        "step": step,
+        "iterations": 0,
+        "imagined_episodes": 0,
+        "policy": [folder, step],
+        "stopped": reason,
+    }
+
+
+def _judged(context: RunContext, monitor: RealMonitor) -> dict[str, Any]:
+    """Where the policy that counts is, and the real checks that say so."""
+    choice, checks = monitor.choice(), monitor.checks
+    places = {checks[-1].iteration: (context.named("improve"), checks[-1].iteration)}
+    places[0] = context.trained.first_policy()
+    place = places.get(choice.iteration, (context.named(BEST), choice.iteration))
+    if choice.reason:
+        say(choice.reason)
+    rows = [
+        {"iteration": check.iteration, "n": len(check.real_B), **check.metrics} for check in checks
+    ]
+    return {
+        "policy": list(place),
+        "policy_iteration": choice.iteration,
+        "monitor_episodes": sum(row["n"] for row in rows),
+        "checks": rows,
+        **({"stopped": choice.reason} if choice.reason else {}),
     }
 
 
 def _shared_out(context: RunContext, alone: Mapping[str, float]) -> dict[str, float]:
     """The measured seconds of sampling, shared out as its parts take when run alone; and update."""
-    records = read_metrics(context.workdir.metrics / "improve.jsonl")
-    share = sum(r["improve/seconds_sample"] for r in records) / sum(alone.values())
-    update = sum(r["improve/seconds_update"] for r in records)
-    return {name: seconds * share for name, seconds in alone.items()} | {"update": update}
+    name = context.named("improve")
+    records = read_metrics(context.workdir.metrics / f"{name}.jsonl")
+    spent = {
+        phase: sum(r.get(f"{name}/seconds_{phase}", 0.0) for r in records)
+        for phase in ("sample", "update", "monitor")
+    }
+    share = spent.pop("sample") / sum(alone.values())
+    return {part: seconds * share for part, seconds in alone.items()} | spent
 
 
 def _first_frames(context: RunContext, config: grpo.GRPOConfig) -> grpo.Starts:
@@ -65,7 +119,7 @@ def _first_frames(context: RunContext, config: grpo.GRPOConfig) -> grpo.Starts:
     look = context.real.first_frames()
 
     def starts(batch: int) -> Observation:
-        seen = look(context.starts("imagination", batch * config.groups, config.groups))
+        seen = look(context.round_starts("imagination", batch * config.groups, config.groups))
         observation = jax.tree.map(
             lambda leaf: np.repeat(np.asarray(leaf), config.group_size, axis=0), seen
         )
