@@ -159,6 +159,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.grpo_on_rollouts = ConfigDict(
         {"settings": ((4, 1e-3), (8, 1e-3), (16, 1e-3), (8, 3e-4))}
     )
+    # Imitation of the successes among them, and DPO on pairs of a success and a failure.
+    config.filtered_bc = ConfigDict({"settings": ((4, 3e-4), (16, 3e-4), (16, 1e-3))})
+    config.dpo = ConfigDict(
+        {
+            "settings": ((4, 3e-4), (16, 3e-4), (16, 1e-3)),
+            "beta": 0.1,
+            "minibatch": 32,  # pairs
+        }
+    )
+    # GRPO in the real environment with as many episodes as WMPO used in all (0), play included.
+    config.grpo_online = ConfigDict({"episodes": 0, "groups": 32})
     config.evaluate = ConfigDict(
         {
             "primary": "greedy",  # declared before any run: greedy or sampled
@@ -200,4 +211,7 @@ def _shrink(config: ConfigDict) -> None:
     config.monitor.update(every=1, episodes=32)
     config.lifelong.update(align_steps=10, reward_steps=10)
     config.oracle.update(iterations=1, groups=4)
+    config.filtered_bc.settings = ((2, 1e-3),)
+    config.dpo.settings = ((2, 1e-3),)
+    config.grpo_online.update(episodes=64, groups=4)
     config.evaluate.update(episodes=64, batch_size=32, videos=2)

@@ -113,10 +113,14 @@ class TrainedRun:
 
     def reward_model(self) -> tuple[VideoRewardModel, float]:
         """With the threshold that the stage chose."""
-        network = lambda: agents.reward_network(self.config, self.task)  # noqa: E731
-        params = self._params("reward", state.abstract(self.mesh, network)[1])
+        params = self.reward_model_params()
         threshold = self.workdir.result(self._named("reward"))["threshold"]
         return agents.reward_model(self.config, self.task, params), threshold
+
+    def reward_model_params(self) -> Any:
+        """Its weights alone."""
+        network = lambda: agents.reward_network(self.config, self.task)  # noqa: E731
+        return self._params("reward", state.abstract(self.mesh, network)[1])
 
     def imagined_parts(self) -> ImaginedParts:
         """What `imagined` takes."""

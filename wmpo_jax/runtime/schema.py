@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (assembly.seeds.BLOCK)
+MOST_ROUNDS = 20  # of the lifelong loop
 RUN_SEEDS = 200  # assembly.seeds.MAX_RUN_SEED
 # What the presets of networks look back on; imported networks bring their own.
 PRESET_HISTORY = 4  # frames
@@ -126,7 +127,7 @@ class Demos(Section):
 
 
 class Play(Section):
-    episodes: Starts
+    episodes: Annotated[int, Field(ge=0, le=MOST_STARTS)]  # 0: the world model learns without
     noise: Share
 
 
@@ -284,7 +285,7 @@ class Monitor(Section):
 
 
 class Lifelong(Section):
-    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=19)]
+    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=MOST_ROUNDS - 1)]
     align_steps: Steps
     reward_steps: Steps
 
@@ -297,6 +298,21 @@ class Oracle(Section):
 
 class GrpoOnRollouts(Section):
     settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class FilteredBc(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class Dpo(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    beta: Annotated[Number, Field(gt=0, le=100)]
+    minibatch: Batch  # pairs
+
+
+class GrpoOnline(Section):
+    episodes: Annotated[int, Field(ge=0, le=1_000_000_000)]  # 0: as many as WMPO used in all
+    groups: Starts
 
 
 class Evaluate(Section):
@@ -354,6 +370,9 @@ class Config(Section):
     lifelong: Lifelong | None = None
     oracle: Oracle
     grpo_on_rollouts: GrpoOnRollouts
+    filtered_bc: FilteredBc | None = None
+    dpo: Dpo | None = None
+    grpo_online: GrpoOnline | None = None
     evaluate: Evaluate
     evaluate_imported: EvaluateImported | None = None
 

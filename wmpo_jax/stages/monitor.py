@@ -72,7 +72,8 @@ class RealMonitor:
             errors.append(np.square(difference).mean(axis=(1, 2, 3, 4)))
         error = float(np.concatenate(errors).mean())
         psnr = float(-10.0 * np.log10(error + 1e-12))
-        return trust.Check(iteration, *map(np.concatenate, (real, replayed, imagined)), psnr)
+        real_B, replayed_B, imagined_B = map(np.concatenate, (real, replayed, imagined))
+        return trust.Check(iteration, real_B, replayed_B, imagined_B, psnr)
 
     def _keep(self, iteration: int, params: Any) -> None:
         """The policy first, then that it was checked: a kill in between repeats the check."""
@@ -103,6 +104,13 @@ class RealMonitor:
         if not self._file.exists():
             return []
         found = load_arrays(self._file, self._context.named("improve"))
-        names = ("real_KB", "replayed_KB", "imagined_KB")
-        rows = zip(found["iteration_K"], *(found[n] for n in names), found["psnr_K"], strict=True)
-        return [trust.Check(int(i), r, p, f, float(psnr)) for i, r, p, f, psnr in rows]
+        return [
+            trust.Check(
+                int(iteration),
+                found["real_KB"][row],
+                found["replayed_KB"][row],
+                found["imagined_KB"][row],
+                float(found["psnr_K"][row]),
+            )
+            for row, iteration in enumerate(found["iteration_K"])
+        ]

@@ -105,5 +105,7 @@ def choose(checks: Sequence[Check], planned: int) -> Choice:
         f"beginning and {top.real_B.mean():.3f} at best (n = {len(last.real_B)})."
     )
     if paired_difference(first.real_B, top.real_B, level).low > 0:
-        return Choice(top.iteration, f"{why} The policy of iteration {top.iteration} is the result.")
+        return Choice(
+            top.iteration, f"{why} The policy of iteration {top.iteration} is the result."
+        )
     return Choice(0, f"{why} The policy that reinforcement began with is the result.")
