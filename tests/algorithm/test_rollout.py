@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
-from wmpo_jax.algorithm.rollout import replay, rollout, rollout_on_host
-from wmpo_jax.algorithm.trajectory import concatenate, first_success, select
+from wmpo_jax.algorithm.rollout import replay, rollout, rollout_groups, rollout_on_host
+from wmpo_jax.algorithm.trajectory import concatenate, experience, first_success, select
 
 K, A = 2, 1
 
@@ -33,11 +33,21 @@ class Counter:
 
 def doubling(observation, key):
     """Each action adds what is seen at the chunk's start."""
-    seen_BKA = jnp.broadcast_to(observation.frame_BHWC.reshape(-1, 1, 1), (3, K, A))
+    seen_B11 = observation.frame_BHWC.reshape(-1, 1, 1)
+    seen_BKA = jnp.broadcast_to(seen_B11, (len(seen_B11), K, A))
     return PolicyOutput(
         tokens_BKA=seen_BKA.astype(jnp.int32),
         actions_BKA=seen_BKA.astype(jnp.float32),
-        log_probs_BKA=jnp.zeros((3, K, A)),
+        log_probs_BKA=jnp.zeros(seen_BKA.shape),
+    )
+
+
+def adding_noise(observation, key):
+    """As `doubling`, with something random in every action."""
+    choice = doubling(observation, key)
+    noise = jax.random.randint(key, choice.tokens_BKA.shape, 0, 3)
+    return choice.replace(
+        tokens_BKA=choice.tokens_BKA + noise, actions_BKA=choice.actions_BKA + noise
     )
 
 
@@ -75,6 +85,15 @@ def test_replay_repeats_the_episode():
     np.testing.assert_array_equal(frames, trajectory.frames_BTHWC)
     np.testing.assert_array_equal(success[:2], trajectory.success_B[:2])
     np.testing.assert_array_equal(finish[:2], trajectory.finish_step_B[:2])
+
+
+def test_groups_are_the_rollout_of_repeated_starts_without_the_videos():
+    starts, key = jnp.array([1.0, 3.0, 40.0]), jax.random.key(4)
+    groups = rollout_groups(adding_noise, Counter(), starts, key, 3, 2)
+    whole = rollout(adding_noise, Counter(), jnp.repeat(starts, 2), key, 3)
+    jax.tree.map(np.testing.assert_array_equal, groups, experience(whole))
+    assert groups.frames_BNHWC.shape == (6, 3, 1, 1, 1)
+    assert (groups.tokens_BNKA[0] != groups.tokens_BNKA[1]).any()
 
 
 def test_the_loop_on_the_host_is_the_same_rollout():

@@ -17,8 +17,8 @@ from wmpo_jax.agents.reward_model import VideoRewardModel
 from wmpo_jax.agents.world_model import VideoWorldModel
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import Observation
-from wmpo_jax.algorithm.rollout import rollout
-from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.algorithm.rollout import rollout_groups
+from wmpo_jax.algorithm.trajectory import Experience
 from wmpo_jax.assembly import agents, networks
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
@@ -27,6 +27,7 @@ from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_record
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.training import state
+from wmpo_jax.training.grpo import GRPOConfig
 
 # World model, reward model and threshold: a pytree that can be given to a jitted function.
 ImaginedParts = tuple[VideoWorldModel, VideoRewardModel, jax.Array]
@@ -154,20 +155,21 @@ def round_name(name: str, number: int) -> str:
 
 
 def imagined_sampler(
-    mesh: Mesh, policy: Policy, temperature: float, min_step: int, num_chunks: int
-) -> Callable[..., Trajectory]:
+    mesh: Mesh, policy: Policy, config: GRPOConfig, min_step: int, num_chunks: int
+) -> Callable[..., Experience]:
     """The compiled imagined rollout: (params, imagined parts, first observations, key) -> episodes.
 
-    Stage improve runs it and the planner compiles it.
+    A first observation is that of a whole group. Stage improve runs it, the planner compiles it.
     """
 
     @jax.jit
     def imagine(
         params: Any, parts: ImaginedParts, start: Observation, key: jax.Array
-    ) -> Trajectory:
-        acting = policy.acting(params, temperature)
+    ) -> Experience:
+        acting = policy.acting(params, config.temperature)
+        imagined = ImaginedDynamics(*parts, min_step)
         with sharding.over(mesh):
-            return rollout(acting, ImaginedDynamics(*parts, min_step), start, key, num_chunks)
+            return rollout_groups(acting, imagined, start, key, num_chunks, config.group_size)
 
     return imagine
 

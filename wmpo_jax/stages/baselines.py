@@ -19,7 +19,7 @@ from einops import rearrange
 from wmpo_jax.agents.policy import frozen_of, joined, trained_of
 from wmpo_jax.algorithm.dpo import pairs
 from wmpo_jax.algorithm.grpo import mixed_groups
-from wmpo_jax.algorithm.trajectory import Trajectory, select
+from wmpo_jax.algorithm.trajectory import Trajectory, experience, select
 from wmpo_jax.assembly import agents
 from wmpo_jax.report.intervals import paired_difference
 from wmpo_jax.runtime.errors import UserError
@@ -43,7 +43,7 @@ def run_grpo_on_rollouts(context: RunContext) -> dict[str, Any]:
     if len(mixed) == 0:
         raise _nothing_to_compare(len(everything.success_B), "GRPO")
     rows = (mixed[:, None] * size + np.arange(size)).reshape(-1)
-    rollouts = replicate(context.mesh, select(everything, jnp.asarray(rows)))
+    rollouts = replicate(context.mesh, select(experience(everything), jnp.asarray(rows)))
 
     def train(number: int, epochs: int, learning_rate: float) -> Any:
         config = agents.grpo_config(

@@ -5,12 +5,13 @@
 Play, rollouts and monitoring count; the demonstrations do not, as the base policy needs them too.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.algorithm.trajectory import Experience, experience
 from wmpo_jax.assembly import agents
 from wmpo_jax.assembly.seeds import BLOCK, span
 from wmpo_jax.runtime.errors import UserError
@@ -36,28 +37,29 @@ def run(context: RunContext) -> dict[str, Any]:
         context.config, iterations=budget // size, groups=section.groups, attempts=1
     )
 
-    def starts(batch: int) -> jax.Array:
-        return jnp.asarray(np.repeat(_seeds(context, batch, config.groups), config.group_size))
+    play = context.player()
+
+    def sample(params: Any, starts: np.ndarray, key: jax.Array) -> Experience:
+        return experience(play(params, np.repeat(starts, config.group_size), key))
 
     state, params = grpo.optimize(
         context.loop_files("grpo_online"),
         context.mesh,
         trained.policy_params("sft"),
         trained.policy,
-        context.player(),
-        starts,
+        sample,
+        partial(_seeds, context),
         config,
         context.key("grpo_online"),
     )
     evaluator = RealEvaluator(context, trained.policy)
     success = {mode: evaluator.outcomes(params, mode)["success"] for mode in MODES}
     save_arrays(context.workdir.data("evaluation") / "grpo_online.npz", success)
-    seeds = [_seeds(context, batch, config.groups) for batch in range(int(state.batches))]
     context.workdir.ledger.append(
         "grpo_online",
         "online GRPO",
         episodes=int(state.episodes),
-        seeds=span(np.concatenate(seeds)),
+        seeds=span(_seeds(context, 0, int(state.starts))),
     )
     return {
         "step": int(state.iteration),
@@ -75,6 +77,6 @@ def spent(context: RunContext) -> int:
     )
 
 
-def _seeds(context: RunContext, batch: int, groups: int) -> np.ndarray:
+def _seeds(context: RunContext, first: int, count: int) -> np.ndarray:
     """The second half of the oracle's block: both train in the real environment."""
-    return context.starts("oracle", BLOCK // 2 + batch * groups, groups)
+    return context.starts("oracle", BLOCK // 2 + first, count)

@@ -11,7 +11,7 @@ from wmpo_jax.assembly import agents
 from wmpo_jax.assembly.phases import phase_seconds
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.assembly.trained import imagined_sampler
-from wmpo_jax.runtime.mesh import replicate, spread_whole
+from wmpo_jax.runtime.mesh import replicate, spread_if_even
 from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.context import RunContext
@@ -32,7 +32,7 @@ def run(context: RunContext) -> dict[str, Any]:
     # Whole on every device: split, it would be gathered in each denoising step of each chunk.
     parts = replicate(context.mesh, trained.imagined_parts())
     min_step, chunks = context.config.reward.min_step, context.real.num_chunks
-    imagine = imagined_sampler(context.mesh, trained.policy, config.temperature, min_step, chunks)
+    imagine = imagined_sampler(context.mesh, trained.policy, config, min_step, chunks)
     monitor = RealMonitor(context, config.iterations) if monitored(context.config) else None
     state, params = grpo.optimize(
         context.loop_files("improve"),
@@ -40,12 +40,12 @@ def run(context: RunContext) -> dict[str, Any]:
         trained.first_policy_params(),
         trained.policy,
         lambda params, start, key: imagine(params, parts, start, key),
-        _first_frames(context, config),
+        _first_frames(context),
         config,
         context.key("improve"),
         *([monitor] if monitor else []),
     )
-    resets = int(state.batches) * config.groups
+    resets = int(state.starts)
     context.workdir.ledger.append(
         context.named("improve"),
         "imagination starts (first frames only)",
@@ -114,15 +114,12 @@ def _shared_out(context: RunContext, alone: Mapping[str, float]) -> dict[str, fl
     return {part: seconds * share for part, seconds in alone.items()} | spent
 
 
-def _first_frames(context: RunContext, config: grpo.GRPOConfig) -> grpo.Starts:
-    """Batch number -> the first frames of fresh starts, each for one whole group."""
+def _first_frames(context: RunContext) -> grpo.Starts:
+    """The first frames of fresh starts, each for one whole group."""
     look = context.real.first_frames()
 
-    def starts(batch: int) -> Observation:
-        seen = look(context.round_starts("imagination", batch * config.groups, config.groups))
-        observation = jax.tree.map(
-            lambda leaf: np.repeat(np.asarray(leaf), config.group_size, axis=0), seen
-        )
-        return spread_whole(context.mesh, observation)
+    def starts(first: int, count: int) -> Observation:
+        seen = look(context.round_starts("imagination", first, count))
+        return spread_if_even(context.mesh, jax.tree.map(np.asarray, seen))
 
     return starts
