@@ -6,6 +6,11 @@
 Exit status: 0 done, 2 an error that the user can correct.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
 import os
 import sys
@@ -47,6 +52,7 @@ def run(flags: argparse.Namespace) -> None:
     # Only now may JAX be imported: it reads the environment while it starts.
     from wmpo_jax.conversion import exporting, importing, kinds, store
 
+    interrupts.raise_from_now_on()
     if flags.direction == "import":
         if flags.kind is None:
             raise UserError(f"import needs --kind, one of {', '.join(KINDS)}.")
@@ -73,4 +79,4 @@ def compare(ours: Path, theirs: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

@@ -7,6 +7,11 @@
 TPU programs are compiled by libtpu (extra `tpu`), minutes each; GPUs are estimated from shapes.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -127,4 +132,4 @@ def _mesh(config: Any, hardware: Machine) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

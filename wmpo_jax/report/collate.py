@@ -5,6 +5,11 @@
 writes docs/results/press.md and docs/results/press.csv.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,6 +164,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    interrupts.raise_from_now_on()
     try:
         collate(resolve(argv[0]), [resolve(workdir) for workdir in argv[1:]])
     except UserError as error:
@@ -168,4 +174,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

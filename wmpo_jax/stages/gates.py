@@ -56,7 +56,7 @@ def compare(context: RunContext, params: Any, when: str) -> dict[str, Any]:
     seeds = comparison.seeds
     _save_videos(context, real, frames, predicted, when)
     context.workdir.ledger.append(
-        "gates",
+        "gates" if when == "before" else "gates_after",
         f"comparison {when} RL",
         episodes=len(seeds),
         seeds=span(seeds),

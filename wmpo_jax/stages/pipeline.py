@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from wmpo_jax.assembly.environment import make_task
 from wmpo_jax.assembly.trained import ROUND_STAGES, round_name, rounds_of
 from wmpo_jax.runtime import preemption
-from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.mesh import check_even
-from wmpo_jax.runtime.progress import say
+from wmpo_jax.runtime.progress import say, warn
 from wmpo_jax.runtime.schema import MOST_ROUNDS
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
@@ -72,12 +72,9 @@ ROUNDS: dict[str, Stage] = {
 }
 STAGES = CYCLE | OTHERS | ROUNDS
 REPORT = "report"
-REINFORCED = {
-    "improve",
-    "oracle",
-    "grpo_on_rollouts",
-    "grpo_online",
-}  # whose update is the one of config.improve
+# Whose update is the one of config.improve.
+REINFORCED = {"improve", "oracle", "grpo_on_rollouts", "grpo_online"}
+IMAGINING = {"reward", "gates", "improve", "gates_after"}  # success is the classifier's
 # What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
 
@@ -100,14 +97,33 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
         if workdir.done(name):
             say(f"{name}: done before, skipped")
             continue
-        if preemption.stop_requested():
-            raise preemption.stopped(name, 0)
-        started = time.monotonic()
-        result = STAGES[name](context)
-        step = result.pop("step", None)
-        workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
+        _complete(name, context)
     if REPORT in names:
         page.run(context)
+
+
+def _complete(name: str, context: RunContext, again: frozenset[str] = frozenset()) -> None:
+    """Runs a stage to its end.
+
+    An earlier one whose last checkpoint is damaged goes on from the one before it, once, which
+    gives the same parameters: those that the stages after it have used.
+    """
+    if preemption.stop_requested():
+        raise preemption.stopped(name, 0)
+    started = time.monotonic()
+    try:
+        result = STAGES[name](context)
+    except DamagedEnd as damage:
+        if damage.stage in again:
+            raise
+        warn(f"{damage.reason}: stage {damage.stage} is repeated from its checkpoint {damage.step}")
+        context.workdir.forget(damage.stage)
+        again |= {damage.stage}
+        _complete(damage.stage, context, again)
+        _complete(name, context, again)
+        return
+    step = result.pop("step", None)
+    context.workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
 
 
 def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
@@ -126,6 +142,15 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
             f"improve.micro_chunks = {size} does not divide the {chunks} decisions of an episode "
             f"of {task.name}: choose a divisor of {chunks}, or 0 for all of them at once."
         )
+    last = (
+        config.reward.min_step + config.reward.window - 1
+    )  # frame of the first window that counts
+    if last > task.horizon and IMAGINING & set(running):
+        raise UserError(
+            f"With reward.min_step = {config.reward.min_step} and reward.window = "
+            f"{config.reward.window} no imagined success counts before action {last}, and an "
+            f"episode of {task.name} has {task.horizon}: lower reward.min_step."
+        )
 
 
 def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
@@ -135,7 +160,8 @@ def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
         raise UserError(
-            f"There is no stage {unknown[0]}; choose from {', '.join([*CYCLE, *OTHERS, REPORT])}."
+            f"There is no stage {unknown[0] or 'without a name'}; choose from "
+            f"{', '.join([*CYCLE, *OTHERS, REPORT])}."
         )
     others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
     if others:
