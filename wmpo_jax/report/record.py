@@ -45,6 +45,10 @@ STAGES = CYCLE | EXTRAS
 # What each policy cost: the stages before it and the real episodes it or its models learned from.
 POLICY_STAGES = {
     "base": ("demos", "sft"),
+    "filtered_bc": ("demos", "sft", "collect", "filtered_bc"),
+    "dpo": ("demos", "sft", "collect", "dpo"),
+    "grpo_on_rollouts": ("demos", "sft", "collect", "grpo_on_rollouts"),
+    "grpo_online": ("demos", "sft", "grpo_online"),
     "wmpo": ("demos", "sft", "collect", "autoencoder", "world_model", "reward", "improve"),
 }
 POLICY_EPISODES = {
