@@ -144,6 +144,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "grad_clip": 1.0,
             "weight_decay": 0.0,
             "require_mixed": True,  # False: go on where no group can teach anything
+            # Of groups that begin at a frame along a real rollout instead of a first frame: more
+            # practice of what comes late in an episode. Not measured yet.
+            "keyframe_share": 0.0,
             "checkpoint_every": 2,
         }
     )

@@ -1,4 +1,7 @@
-"""Stage 6: GRPO in imagination. After its first frame an episode uses nothing real."""
+"""Stage 6: GRPO in imagination. After its first frame an episode uses nothing real.
+
+Real episodes only check the policy now and then, where `config.monitor` pays for them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +19,7 @@ from wmpo_jax.runtime.metrics import read_metrics
 from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.monitor import BEST, RealMonitor, monitored
+from wmpo_jax.stages.recorded import recorded
 from wmpo_jax.training import grpo
 
 
@@ -40,7 +44,7 @@ def run(context: RunContext) -> dict[str, Any]:
         trained.first_policy_params(),
         trained.policy,
         lambda params, start, key: imagine(params, parts, start, key),
-        _first_frames(context),
+        _starts(context),
         config,
         context.key("improve"),
         *([monitor] if monitor else []),
@@ -114,12 +118,38 @@ def _shared_out(context: RunContext, alone: Mapping[str, float]) -> dict[str, fl
     return {part: seconds * share for part, seconds in alone.items()} | spent
 
 
-def _first_frames(context: RunContext) -> grpo.Starts:
-    """The first frames of fresh starts, each for one whole group."""
-    look = context.real.first_frames()
+def _starts(context: RunContext) -> grpo.Starts:
+    """Fresh starts, each for one whole group: first frames, and keyframes where config asks."""
+    look, share = context.real.first_frames(), context.config.improve.get("keyframe_share", 0.0)
+    keyframes = _keyframes(context) if share else None
+    seed = int(jax.random.bits(context.key("keyframes")))
 
     def starts(first: int, count: int) -> Observation:
         seen = look(context.round_starts("imagination", first, count))
-        return spread_if_even(context.mesh, jax.tree.map(np.asarray, seen))
+        frames, words = np.array(seen.frame_BHWC), np.array(seen.instruction_id_B)
+        for row in range(count):
+            random = np.random.default_rng((seed, first + row))
+            if keyframes and len(keyframes[1]) and random.random() < share:
+                place = random.integers(len(keyframes[1]))
+                frames[row], words[row] = keyframes[0][place], keyframes[1][place]
+        return spread_if_even(context.mesh, Observation(frames, words))
 
     return starts
+
+
+def _keyframes(context: RunContext) -> tuple[np.ndarray, np.ndarray]:
+    """What the policy saw at its later decisions in all real rollouts, until they had succeeded.
+
+    Imagination that begins there practices what it seldom reaches by itself, with the whole of an
+    episode's time. Returns uint8 frames [X, H, W, C] and int32 instructions [X].
+    """
+    frames, words = [], []
+    for name, stage in recorded(context).items():
+        if not name.startswith("rollouts"):
+            continue
+        episodes = context.episodes(name, stage)
+        steps = np.arange(context.env.chunk, context.env.horizon, context.env.chunk)
+        row, place = np.nonzero(steps[None] < episodes["finish_step_B"][:, None])
+        frames.append(episodes["frames_BTHWC"][row, steps[place]])
+        words.append(episodes["instruction_id_B"][row])
+    return np.concatenate(frames), np.concatenate(words)
