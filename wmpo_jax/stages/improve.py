@@ -132,7 +132,7 @@ def _starts(context: RunContext) -> grpo.Starts:
             if keyframes and len(keyframes[1]) and random.random() < share:
                 place = random.integers(len(keyframes[1]))
                 frames[row], words[row] = keyframes[0][place], keyframes[1][place]
-        return spread_if_even(context.mesh, Observation(frames, words))
+        return spread_if_even(context.mesh, seen.replace(frame_BHWC=frames, instruction_id_B=words))
 
     return starts
 
