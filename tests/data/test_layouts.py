@@ -214,8 +214,8 @@ def test_a_clone_without_git_lfs(tmp_path, name):
     [
         ("gs://bucket/set/1.0.0", r"^gs://bucket/set/1\.0\.0 is not on a local disk: .*gcloud"),
         ("gs:/bucket/set", "^gs://bucket/set is not on"),  # as pathlib makes it
-        ("hf://datasets/me/robot", "hf download"),
-        ("me/so101_pick_place", "There is nothing at .*hf download"),
+        ("hf://datasets/me", "hf://datasets/me is no address of the Hugging Face Hub"),
+        ("me/so101_pick_place", "There is nothing at .*hf://OWNER/NAME"),
         ("~nobody_of_this_name/x", "has no home folder"),
     ],
 )

@@ -25,6 +25,7 @@ RUN_SEEDS = 200  # assembly.seeds.MAX_RUN_SEED
 PRESET_HISTORY = 4  # frames
 PRESET_WINDOW = 8  # frames
 STORED_STARTS = 50  # initial states that LIBERO stores for a task, and evaluates on
+REMOTE = "remote"  # the task whose policy is served elsewhere
 # How the names of tasks begin whose simulators have a section of options.
 SIMULATORS = {"libero_": "libero", "mimicgen_": "mimicgen", "robosuite_": "mimicgen"}
 
@@ -120,6 +121,17 @@ class Mimicgen(Section):
     wave: Batch
 
 
+class Playground(Section):
+    """Fields of `envs.playground.rules.Rule`; "" and 0 keep what the environment's rule has."""
+
+    instruction: str
+    metric: str
+    at_least: Number
+    camera: str
+    horizon: Horizon
+    chunk: Annotated[int, Field(ge=0, le=1000)]
+
+
 class Demos(Section):
     episodes: Starts
     bias: Annotated[Number, Field(ge=-1, le=1)] = 0.0  # meters; the sign is a direction
@@ -139,10 +151,10 @@ class Weights(Section):
 
 
 class Networks(Section):
-    policy: Literal["openvla_7b", "mid"]
-    world_model: Literal["xl_2", "mid"]
-    autoencoder: Literal["sdxl"]
-    reward: Literal["base"]
+    policy: Literal["openvla_7b", "mid", "small"]
+    world_model: Literal["xl_2", "mid", "small"]
+    autoencoder: Literal["sdxl", "small"]
+    reward: Literal["base", "small"]
     weights: Weights
     statistics: str
     dtype: Literal["float32", "bfloat16"]
@@ -344,6 +356,11 @@ class EvaluateImported(Section):
     jpeg: bool
 
 
+class Remote(Section):
+    address: str
+    environment: Annotated[str, Field(min_length=1)]
+
+
 class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=RUN_SEEDS)]
     task: str
@@ -356,6 +373,7 @@ class Config(Section):
     data: Data | None = None
     libero: Libero | None = None
     mimicgen: Mimicgen | None = None
+    playground: Playground | None = None
     demos: Demos
     play: Play
     networks: Networks | None = None
@@ -376,14 +394,22 @@ class Config(Section):
     grpo_online: GrpoOnline | None = None
     evaluate: Evaluate
     evaluate_imported: EvaluateImported | None = None
+    remote: Remote | None = None
+
+    @property
+    def environment(self) -> str:
+        """The task that is acted in."""
+        return self.remote.environment if self.task == REMOTE and self.remote else self.task
 
     @model_validator(mode="after")
     def _task_has_its_section(self) -> Self:
+        if self.task == REMOTE and self.remote is None:
+            raise ValueError("task = remote needs a section remote: use configs/remote.py")
         for prefix, section in SIMULATORS.items():
-            if self.task.startswith(prefix) and getattr(self, section) is None:
+            if self.environment.startswith(prefix) and getattr(self, section) is None:
                 raise ValueError(
-                    f"task = {self.task[:60]} needs a section {section}: use a config with one, "
-                    f"as configs/{'libero' if section == 'libero' else 'mimicgen_coffee'}.py"
+                    f"task = {self.environment[:60]} needs a section {section}: use a config with "
+                    f"one, as configs/{'libero' if section == 'libero' else 'mimicgen_coffee'}.py"
                 )
         if not self.task and not (self.data and self.data.source):
             raise ValueError("task is empty: name one, or give a dataset as data.source")
@@ -391,13 +417,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _tasks_exist_and_have_enough_starts(self) -> Self:
-        if not (self.libero and self.task.startswith("libero_")):
+        if not (self.libero and self.environment.startswith("libero_")):
             return self
-        count, tasks = 90 if self.task == "libero_90" else 10, self.libero.tasks
+        count, tasks = 90 if self.environment == "libero_90" else 10, self.libero.tasks
         if max(tasks, default=0) >= count:
             raise ValueError(
-                f"libero.tasks names task {max(tasks)} and {self.task[:60]} has those from 0 to "
-                f"{count - 1}: name other ones"
+                f"libero.tasks names task {max(tasks)} and {self.environment[:60]} has those from "
+                f"0 to {count - 1}: name other ones"
             )
         starts = STORED_STARTS * (len(tasks) or count)
         if self.evaluate.episodes > starts:

@@ -26,7 +26,8 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import load_arrays, save_arrays
 from wmpo_jax.runtime.mesh import replicate
 from wmpo_jax.stages.context import RunContext
-from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
+from wmpo_jax.stages.evaluate import MODES, RealEvaluator
+from wmpo_jax.stages.rates import rate
 from wmpo_jax.training import dpo, grpo, sft
 from wmpo_jax.training.state import initial_state
 

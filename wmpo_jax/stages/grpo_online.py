@@ -17,7 +17,8 @@ from wmpo_jax.assembly.seeds import BLOCK, span
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.stages.context import RunContext
-from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
+from wmpo_jax.stages.evaluate import MODES, RealEvaluator
+from wmpo_jax.stages.rates import rate
 from wmpo_jax.training import grpo
 
 SPENT_ON = ("play", "rollouts", "monitor")  # names in the ledger; those of later rounds too

@@ -14,7 +14,7 @@ from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.mesh import check_even
 from wmpo_jax.runtime.progress import say, warn
-from wmpo_jax.runtime.schema import MOST_ROUNDS
+from wmpo_jax.runtime.schema import MOST_ROUNDS, REMOTE
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
@@ -26,6 +26,7 @@ from wmpo_jax.stages import (
     export,
     gates,
     grpo_online,
+    hub_revisions,
     improve,
     oracle,
     page,
@@ -77,6 +78,7 @@ REINFORCED = {"improve", "oracle", "grpo_on_rollouts", "grpo_online"}
 IMAGINING = {"reward", "gates", "improve", "gates_after"}  # success is the classifier's
 # What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
+WITH_A_SERVED_POLICY = ("evaluate",)  # whose weights are elsewhere
 
 
 def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[str] = ()) -> None:
@@ -91,6 +93,7 @@ def run_all(config: ConfigDict, workdir: Workdir, mesh: Mesh, names: Sequence[st
     names = chosen(config, names)
     _check_batches(config, mesh, names)
     context = RunContext(config, workdir, mesh)
+    hub_revisions.settle(config, workdir)
     for name in names:
         if name == REPORT:
             continue
@@ -123,6 +126,7 @@ def _complete(name: str, context: RunContext, again: frozenset[str] = frozenset(
         _complete(name, context, again)
         return
     step = result.pop("step", None)
+    hub_revisions.record(context.workdir)
     context.workdir.mark_done(name, {"seconds": time.monotonic() - started, **result}, step=step)
 
 
@@ -156,12 +160,20 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
 def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
     """The stages that will run: `names`, or what this config runs by default."""
     on_disk = bool(config.get("data") and config.data.source) and not config.task
-    names = list(names) or ([*ON_DISK, REPORT] if on_disk else [*cycle(config), REPORT])
+    served = config.task == REMOTE
+    usual = ON_DISK if on_disk else cycle(config)
+    names = list(names) or list(WITH_A_SERVED_POLICY if served else [*usual, REPORT])
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
         raise UserError(
             f"There is no stage {unknown[0] or 'without a name'}; choose from "
             f"{', '.join([*CYCLE, *OTHERS, REPORT])}."
+        )
+    untrained = [name for name in names if served and name not in WITH_A_SERVED_POLICY]
+    if untrained:
+        raise UserError(
+            f"Stage {untrained[0]} needs weights, and config.task = remote has a served policy: "
+            f"choose {', '.join(WITH_A_SERVED_POLICY)}."
         )
     others = [name for name in names if on_disk and name not in (*ON_DISK, "collect", REPORT)]
     if others:
