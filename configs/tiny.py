@@ -145,6 +145,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "grad_clip": 1.0,
             "weight_decay": 0.0,
             "require_mixed": True,  # False: go on where no group can teach anything
+            # Imagine all actions again with other noise, and let episodes whose two outcomes differ
+            # teach nothing: the world model does not know them. Twice the sampling; not measured yet.
+            "imagine_twice": False,
             # Of groups that begin at a frame along a real rollout instead of a first frame: more
             # practice of what comes late in an episode. Not measured yet.
             "keyframe_share": 0.0,

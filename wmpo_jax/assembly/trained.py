@@ -17,11 +17,12 @@ from wmpo_jax.agents.reward_model import VideoRewardModel
 from wmpo_jax.agents.world_model import VideoWorldModel
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import Observation
-from wmpo_jax.algorithm.rollout import rollout_groups
+from wmpo_jax.algorithm.rollout import rollout_groups, without_contradicted
 from wmpo_jax.algorithm.trajectory import Experience
 from wmpo_jax.assembly import agents, networks
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
+from wmpo_jax.models.vla.action_tokens import decode
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_record
@@ -155,11 +156,19 @@ def round_name(name: str, number: int) -> str:
 
 
 def imagined_sampler(
-    mesh: Mesh, policy: Policy, config: GRPOConfig, min_step: int, num_chunks: int
+    mesh: Mesh,
+    policy: Policy,
+    config: GRPOConfig,
+    min_step: int,
+    num_chunks: int,
+    twice: bool = False,
 ) -> Callable[..., Experience]:
     """The compiled imagined rollout: (params, imagined parts, first observations, key) -> episodes.
 
     A first observation is that of a whole group. Stage improve runs it, the planner compiles it.
+
+    Args:
+      twice: imagine the same actions again with other noise, and mask what that contradicts.
     """
 
     @jax.jit
@@ -169,7 +178,12 @@ def imagined_sampler(
         acting = policy.acting(params, config.temperature)
         imagined = ImaginedDynamics(*parts, min_step)
         with sharding.over(mesh):
-            return rollout_groups(acting, imagined, start, key, num_chunks, config.group_size)
+            episodes = rollout_groups(acting, imagined, start, key, num_chunks, config.group_size)
+            if not twice:
+                return episodes
+            actions = jnp.asarray(decode(episodes.tokens_BNKA, policy.bins))
+            other_key = jax.random.fold_in(key, 1)
+            return without_contradicted(episodes, actions, imagined, start, other_key)
 
     return imagine
 

@@ -262,6 +262,7 @@ class Improve(Section):
     grad_clip: Annotated[Number, Field(gt=0, le=1e9)]
     weight_decay: Decay
     require_mixed: bool
+    imagine_twice: bool = False  # and mask episodes whose two outcomes differ
     keyframe_share: Share = 0.0  # of groups that begin along a real rollout
     checkpoint_every: Interval
 

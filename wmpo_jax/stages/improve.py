@@ -36,7 +36,8 @@ def run(context: RunContext) -> dict[str, Any]:
     # Whole on every device: split, it would be gathered in each denoising step of each chunk.
     parts = replicate(context.mesh, trained.imagined_parts())
     min_step, chunks = context.config.reward.min_step, context.real.num_chunks
-    imagine = imagined_sampler(context.mesh, trained.policy, config, min_step, chunks)
+    twice = context.config.improve.get("imagine_twice", False)
+    imagine = imagined_sampler(context.mesh, trained.policy, config, min_step, chunks, twice)
     monitor = RealMonitor(context, config.iterations) if monitored(context.config) else None
     state, params = grpo.optimize(
         context.loop_files("improve"),
