@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from wmpo_jax.report.intervals import Interval, over_seeds, wilson
-from wmpo_jax.report.record import RunRecord, read_run, understood
+from wmpo_jax.report.record import CYCLE, RunRecord, first_name, read_run, understood
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write, load_arrays
 from wmpo_jax.runtime.paths import resolve
@@ -108,9 +108,7 @@ def _page(
 
 
 def _cycle(record: RunRecord) -> list[dict]:
-    return [
-        stage for name, stage in record.stages.items() if name not in ("oracle", "grpo_on_rollouts")
-    ]
+    return [stage for name, stage in record.stages.items() if first_name(name) in CYCLE]
 
 
 def _rate(success: np.ndarray | None) -> str:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (assembly.seeds.BLOCK)
+MOST_ROUNDS = 20  # of the lifelong loop
 RUN_SEEDS = 200  # assembly.seeds.MAX_RUN_SEED
 # What the presets of networks look back on; imported networks bring their own.
 PRESET_HISTORY = 4  # frames
@@ -138,7 +139,7 @@ class Demos(Section):
 
 
 class Play(Section):
-    episodes: Starts
+    episodes: Annotated[int, Field(ge=0, le=MOST_STARTS)]  # 0: the world model learns without
     noise: Share
 
 
@@ -261,6 +262,8 @@ class Improve(Section):
     grad_clip: Annotated[Number, Field(gt=0, le=1e9)]
     weight_decay: Decay
     require_mixed: bool
+    imagine_twice: bool = False  # and mask episodes whose two outcomes differ
+    keyframe_share: Share = 0.0  # of groups that begin along a real rollout
     checkpoint_every: Interval
 
     @model_validator(mode="after")
@@ -285,6 +288,22 @@ class Improve(Section):
         return self
 
 
+class Monitor(Section):
+    every: Interval  # iterations of GRPO
+    episodes: Starts  # real ones, of each check
+    budget: Annotated[int, Field(ge=0, le=1_000_000_000)]  # real episodes in all; 0: no checks
+
+    def checks(self, iterations: int) -> int:
+        """How many, those of the first and of the last policy included."""
+        return len({*range(0, iterations + 1, self.every), iterations})
+
+
+class Lifelong(Section):
+    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=MOST_ROUNDS - 1)]
+    align_steps: Steps
+    reward_steps: Steps
+
+
 class Oracle(Section):
     iterations: Steps
     groups: Starts
@@ -293,6 +312,21 @@ class Oracle(Section):
 
 class GrpoOnRollouts(Section):
     settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class FilteredBc(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class Dpo(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    beta: Annotated[Number, Field(gt=0, le=100)]
+    minibatch: Batch  # pairs
+
+
+class GrpoOnline(Section):
+    episodes: Annotated[int, Field(ge=0, le=1_000_000_000)]  # 0: as many as WMPO used in all
+    groups: Starts
 
 
 class Evaluate(Section):
@@ -352,8 +386,13 @@ class Config(Section):
     reward: Reward
     gates: Gates
     improve: Improve
+    monitor: Monitor | None = None
+    lifelong: Lifelong | None = None
     oracle: Oracle
     grpo_on_rollouts: GrpoOnRollouts
+    filtered_bc: FilteredBc | None = None
+    dpo: Dpo | None = None
+    grpo_online: GrpoOnline | None = None
     evaluate: Evaluate
     evaluate_imported: EvaluateImported | None = None
     remote: Remote | None = None
@@ -393,6 +432,25 @@ class Config(Section):
                 f"evaluate.episodes = {self.evaluate.episodes} is more than the {starts} initial "
                 "states that LIBERO stores for libero.tasks: lower it or add tasks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_paid_for(self) -> Self:
+        rounds = 1 + (len(self.lifelong.starts) if self.lifelong else 0)
+        asked = self.improve.iterations * self.improve.attempts * self.improve.groups * rounds
+        if asked > MOST_STARTS:
+            raise ValueError(
+                f"improve.iterations x attempts x groups in {rounds} rounds asks for more than the "
+                f"{MOST_STARTS} initial states of a run: lower one of them"
+            )
+        if self.monitor and self.monitor.budget:
+            checks = rounds * self.monitor.checks(self.improve.iterations)
+            if checks * self.monitor.episodes > self.monitor.budget:
+                raise ValueError(
+                    f"monitor.budget = {self.monitor.budget} does not pay for {checks} checks of "
+                    f"{self.monitor.episodes} real episodes: raise it or monitor.every, lower "
+                    "monitor.episodes, or set it to 0 for no checks"
+                )
         return self
 
     @model_validator(mode="after")

@@ -27,11 +27,13 @@ from wmpo_jax.stages.pipeline import CYCLE, OTHERS
 FILE = "base.json"
 # Sections of these names are read by their stage and later ones alone; all others by the first one.
 _OWN = ("sft", "collect", "autoencoder", "world_model", "reward", "gates", "improve", "evaluate")
+_OTHER_SECTIONS = {"monitor": "improve", "lifelong": "gates_after"}  # -> their first reader
 # What a stage leaves beside its result, checkpoints and metrics.
 _WRITES = {
     "demos": ("data/demos", "data/play"),
     "collect": ("data/rollouts",),
     "gates": ("data/videos/real_imagined_before.npz",),
+    "improve": ("data/improve", "checkpoints/improve_best"),
     "gates_after": ("data/videos/real_imagined_after.npz",),
     "evaluate": ("data/evaluation/results.npz", "data/videos/base_improved.npz"),
 }
@@ -131,7 +133,8 @@ def _check_workdir(workdir: Path, base: Path) -> None:
 def _place(name: str, order: list[str]) -> int:
     """Of the first stage that reads a field."""
     section = name.split(".")[0]
-    return order.index(section) if section in _OWN else 0
+    reader = _OTHER_SECTIONS.get(section, section)
+    return order.index(reader) if reader in _OWN or section in _OTHER_SECTIONS else 0
 
 
 def _longer(path: Path, changed: set[str], config: ConfigDict) -> int | None:

@@ -1,5 +1,6 @@
 """The stages in the order of the paper; each is skipped when its result is already there."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,21 +9,23 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from wmpo_jax.assembly.environment import make_task
+from wmpo_jax.assembly.trained import ROUND_STAGES, round_name, rounds_of
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.mesh import check_even
 from wmpo_jax.runtime.progress import say, warn
-from wmpo_jax.runtime.schema import REMOTE
+from wmpo_jax.runtime.schema import MOST_ROUNDS, REMOTE
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages import (
     autoencoder,
+    baselines,
     collect,
     demos,
     evaluate,
     evaluate_imported,
     export,
     gates,
-    grpo_on_rollouts,
+    grpo_online,
     hub_revisions,
     improve,
     oracle,
@@ -34,6 +37,11 @@ from wmpo_jax.stages import (
 from wmpo_jax.stages.context import RunContext
 
 Stage = Callable[[RunContext], dict[str, Any]]
+
+
+def _in_round(stage: Stage, number: int, context: RunContext) -> dict[str, Any]:
+    return stage(context.in_round(number))
+
 
 CYCLE: dict[str, Stage] = {
     "demos": demos.run,
@@ -50,13 +58,23 @@ CYCLE: dict[str, Stage] = {
 # Run only when named: they need the true environment beyond the budget, or serve other ends.
 OTHERS: dict[str, Stage] = {
     "oracle": oracle.run,
-    "grpo_on_rollouts": grpo_on_rollouts.run,
+    "filtered_bc": baselines.run_filtered_bc,
+    "dpo": baselines.run_dpo,
+    "grpo_on_rollouts": baselines.run_grpo_on_rollouts,
+    "grpo_online": grpo_online.run,
     "evaluate_imported": evaluate_imported.run,
     "export": export.run,
 }
-STAGES = CYCLE | OTHERS
+# What the lifelong loop repeats: collect_2, world_model_2, reward_2, improve_2, collect_3, ...
+ROUNDS: dict[str, Stage] = {
+    round_name(stage, number): functools.partial(_in_round, CYCLE[stage], number)
+    for number in range(2, MOST_ROUNDS + 1)
+    for stage in ROUND_STAGES
+}
+STAGES = CYCLE | OTHERS | ROUNDS
 REPORT = "report"
-REINFORCED = {"improve", "oracle", "grpo_on_rollouts"}  # whose update is the one of config.improve
+# Whose update is the one of config.improve.
+REINFORCED = {"improve", "oracle", "grpo_on_rollouts", "grpo_online"}
 IMAGINING = {"reward", "gates", "improve", "gates_after"}  # success is the classifier's
 # What can be trained from `config.data.source` alone; the others want an environment.
 ON_DISK = ("demos", "sft", "autoencoder", "world_model")
@@ -143,13 +161,13 @@ def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
     """The stages that will run: `names`, or what this config runs by default."""
     on_disk = bool(config.get("data") and config.data.source) and not config.task
     served = config.task == REMOTE
-    default = WITH_A_SERVED_POLICY if served else [*(ON_DISK if on_disk else CYCLE), REPORT]
-    names = list(names) or list(default)
+    usual = ON_DISK if on_disk else cycle(config)
+    names = list(names) or list(WITH_A_SERVED_POLICY if served else [*usual, REPORT])
     unknown = [name for name in names if name not in STAGES and name != REPORT]
     if unknown:
         raise UserError(
             f"There is no stage {unknown[0] or 'without a name'}; choose from "
-            f"{', '.join([*STAGES, REPORT])}."
+            f"{', '.join([*CYCLE, *OTHERS, REPORT])}."
         )
     untrained = [name for name in names if served and name not in WITH_A_SERVED_POLICY]
     if untrained:
@@ -164,6 +182,14 @@ def chosen(config: ConfigDict, names: Sequence[str]) -> list[str]:
             f"environment it can act in, or choose from {', '.join(ON_DISK)}, collect."
         )
     return names
+
+
+def cycle(config: ConfigDict) -> list[str]:
+    """The stages of CYCLE, with what later rounds of the lifelong loop repeat behind `improve`."""
+    rounds = range(2, rounds_of(config) + 1)
+    later = [round_name(stage, number) for number in rounds for stage in ROUND_STAGES]
+    place = list(CYCLE).index("improve") + 1
+    return [*list(CYCLE)[:place], *later, *list(CYCLE)[place:]]
 
 
 def _check_batches(config: ConfigDict, mesh: Mesh, names: Sequence[str]) -> None:
