@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from wmpo_jax.report import plots, tables
+from wmpo_jax.report.ladder import ladder_tables
 from wmpo_jax.report.record import CYCLE, RunRecord, minutes, read_run, real_episodes
 from wmpo_jax.report.videos import clip_groups
 from wmpo_jax.runtime.files import atomic_write
@@ -51,6 +52,7 @@ def render(record: RunRecord) -> str:
         gates=tables.gates(record),
         confusions=tables.confusions(record),
         honesty=tables.honesty_table(record),
+        ladder=ladder_tables(record),
         panels=_panels(record),
         curves=plots.curve_groups(record),
         videos=clip_groups(record),

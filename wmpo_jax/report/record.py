@@ -32,6 +32,7 @@ CYCLE = {
 }
 # Optional stages: run by name only.
 EXTRAS = {
+    "diagnose": "where success changes between reality and imagination",
     "oracle": "GRPO with unlimited real rollouts",
     "grpo_on_rollouts": "GRPO on the real rollouts alone",
 }

@@ -17,6 +17,7 @@ from wmpo_jax.stages import (
     autoencoder,
     collect,
     demos,
+    diagnose,
     evaluate,
     evaluate_imported,
     export,
@@ -47,6 +48,7 @@ CYCLE: dict[str, Stage] = {
 }
 # Run only when named: they need the true environment beyond the budget, or serve other ends.
 OTHERS: dict[str, Stage] = {
+    "diagnose": diagnose.run,
     "oracle": oracle.run,
     "grpo_on_rollouts": grpo_on_rollouts.run,
     "evaluate_imported": evaluate_imported.run,
