@@ -44,6 +44,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
     config.image_size = 64
     config.cpu_devices = 2
+    # Precision of matrix products: float32, bfloat16 (sums in float32), or auto: bfloat16 where the
+    # hardware has units for it. Parameters, norms and losses are float32 either way.
+    config.products = "auto"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
     config.writers = ""  # further metric writers: csv, module:Class (docs/extending.md)

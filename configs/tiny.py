@@ -21,6 +21,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.image_size = 32
     # Devices that XLA makes of the CPU; the batch is split over them, one core each.
     config.cpu_devices = 2
+    # Precision of matrix products: float32, bfloat16 (sums in float32), or auto: bfloat16 where the
+    # hardware has units for it. Parameters, norms and losses are float32 either way.
+    config.products = "auto"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
     config.writers = ""  # further metric writers: csv, module:Class (docs/extending.md)

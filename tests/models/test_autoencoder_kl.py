@@ -60,7 +60,12 @@ def test_pixel_ranges_and_truncation():
 
 
 def test_fast_upsampling_is_nearest_then_convolution():
-    upsample = layers.Upsample(6, dtype=jnp.float32, rngs=nnx.Rngs(1))  # pyright: ignore
+    upsample = layers.Upsample(
+        6,
+        dtype=jnp.float32,  # pyright: ignore
+        products="float32",
+        rngs=nnx.Rngs(1),
+    )
     upsample.conv.bias = nnx.Param(jnp.arange(6.0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 7, 6))
     doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -88,7 +88,7 @@ def sft_config(config: ConfigDict) -> SFTConfig:
     """Of stage sft."""
     section = config.sft
     return SFTConfig(
-        optimizer=_optimizer(section, section.steps),
+        optimizer=_optimizer(config, section, section.steps),
         batch_size=section.batch_size,
         soft_label_sigma=section.soft_label_sigma,
         augment=section.augment,
@@ -100,7 +100,7 @@ def autoencoder_training(config: ConfigDict) -> AutoencoderTraining:
     """Of stage autoencoder."""
     section = config.autoencoder
     return AutoencoderTraining(
-        optimizer=_optimizer(section, section.steps),
+        optimizer=_optimizer(config, section, section.steps),
         batch_size=section.batch_size,
         kl_weight=section.kl_weight,
     )
@@ -110,7 +110,7 @@ def world_model_training(config: ConfigDict, task: Task) -> WorldModelTraining:
     """Of stage world_model; both phases are one training run with two mixtures."""
     section = config.world_model
     return WorldModelTraining(
-        optimizer=_optimizer(section, section.pretrain_steps + section.align_steps),
+        optimizer=_optimizer(config, section, section.pretrain_steps + section.align_steps),
         flow=flow_config(config, task),
         batch_size=section.batch_size,
         history=section.history,
@@ -130,7 +130,7 @@ def reward_training(config: ConfigDict, task: Task) -> RewardTraining:
     section = config.reward
     return RewardTraining(
         optimizer=dataclasses.replace(
-            _optimizer(section, section.steps), weight_decay=WEIGHT_DECAY
+            _optimizer(config, section, section.steps), weight_decay=WEIGHT_DECAY
         ),
         batch_size=section.batch_size,
         window=section.window,
@@ -147,10 +147,11 @@ def grpo_config(config: ConfigDict, **changes: Any) -> GRPOConfig:
     return GRPOConfig(**{"temperature": config.policy.temperature, **values, **changes})
 
 
-def _optimizer(section: ConfigDict, steps: int) -> OptimizerConfig:
+def _optimizer(config: ConfigDict, section: ConfigDict, steps: int) -> OptimizerConfig:
     return OptimizerConfig(
         section.learning_rate,
         steps,
         section.get("optimizer", "adamw"),
         section.get("weight_decay", 0.0),
+        networks.products(config),
     )

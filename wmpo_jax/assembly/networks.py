@@ -31,6 +31,7 @@ from wmpo_jax.models.videomae import VideoMAEConfig
 from wmpo_jax.models.vla import PromptTokenizer, VLAConfig
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.precision import Products, choose_products
 from wmpo_jax.training import state
 
 PRESETS: dict[str, type] = {
@@ -51,14 +52,19 @@ def released(config: ConfigDict, role: str) -> Any:
         return None
     store = checkpoint(config, role)
     if store is not None:
-        return compute_in(store.config, jnp.dtype(config.networks.dtype))
+        return compute_in(store.config, jnp.dtype(config.networks.dtype), products(config))
     name, family = config.networks[role], PRESETS[role]
     if not hasattr(family, name):
         raise UserError(
             f"networks.{role} = {name!r} is no preset of {family.__name__}: "
             "see the class for their names."
         )
-    return compute_in(getattr(family, name)(), jnp.dtype(config.networks.dtype))
+    return compute_in(getattr(family, name)(), jnp.dtype(config.networks.dtype), products(config))
+
+
+def products(config: ConfigDict) -> Products:
+    """In which precision networks multiply matrices on this process's devices."""
+    return choose_products(config.get("products", "auto"), jax.devices()[0].platform)
 
 
 def checkpoint(config: ConfigDict, role: str) -> Store | None:
@@ -76,7 +82,8 @@ def vla_config(config: ConfigDict, task: Task) -> VLAConfig:
     """Of the policy; released sizes are scanned."""
     sizes = released(config, "policy")
     if sizes is None:
-        return VLAConfig.tiny(task.action_dim, task.chunk, n_action_classes=config.policy.bins)
+        tiny = VLAConfig.tiny(task.action_dim, task.chunk, n_action_classes=config.policy.bins)
+        return compute_in(tiny, jnp.float32, products(config))
     _must_fit("policy", task, action_dim=sizes.action_dim, chunk=sizes.chunk)
     return sizes.scanned()
 
@@ -120,12 +127,18 @@ def stdit_config(config: ConfigDict, task: Task) -> STDiTConfig:
         return sizes
     tiny = STDiTConfig.tiny(2 * task.action_dim, task.chunk, section.history)
     return dataclasses.replace(
-        tiny, hidden=section.hidden, depth=section.depth, heads=section.heads
+        tiny,
+        products=products(config),
+        hidden=section.hidden,
+        depth=section.depth,
+        heads=section.heads,
     )
 
 
 def autoencoder_config(config: ConfigDict, scale: float) -> AutoencoderKLConfig:
-    sizes = released(config, "autoencoder") or AutoencoderKLConfig.tiny()
+    sizes = released(config, "autoencoder")
+    if sizes is None:
+        sizes = compute_in(AutoencoderKLConfig.tiny(), jnp.float32, products(config))
     return dataclasses.replace(sizes, scaling_factor=scale)
 
 
@@ -134,7 +147,8 @@ def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
     section, sizes = config.reward, released(config, "reward")
     labels = 2 * len(task.instructions)
     if sizes is None:
-        return VideoMAEConfig.tiny(section.window, task.image_size, labels)
+        tiny = VideoMAEConfig.tiny(section.window, task.image_size, labels)
+        return compute_in(tiny, jnp.float32, products(config))
     if sizes.num_frames != section.window:
         raise UserError(
             f"The reward model sees {sizes.num_frames} frames and reward.window is "

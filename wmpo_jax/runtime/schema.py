@@ -316,6 +316,7 @@ class Config(Section):
     task: str
     image_size: Annotated[int, Field(ge=8, le=4096, multiple_of=8)]  # pixels
     cpu_devices: Small
+    products: Literal["auto", "float32", "bfloat16"] = "auto"
     mesh: Mesh
     tensorboard: bool
     writers: Annotated[str, AfterValidator(_writers)] = ""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wmpo_jax.models.autoencoder_kl import layers
+from wmpo_jax.runtime.precision import Products
 from wmpo_jax.runtime.sharding import spread_batch
 
 IMAGE_CHANNELS = 3
@@ -35,6 +36,7 @@ class AutoencoderKLConfig:
         after the last; 1 in the released model. With 2 a tiny model has no layers at full
         resolution, where a CPU would spend most of its time.
       dtype: compute dtype; parameters are float32.
+      products: precision of matrix products (`runtime.precision`); convolutions are not products.
     """
 
     block_out_channels: tuple[int, ...]
@@ -45,6 +47,7 @@ class AutoencoderKLConfig:
     mid_attention: bool = True
     patch_size: int = 1
     dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    products: Products = "float32"
 
     @property
     def downsampling(self) -> int:
@@ -82,7 +85,12 @@ class Encoder(nnx.Module):
             )
         )
         self.mid_block = layers.MidBlock(
-            channels[-1], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
+            channels[-1],
+            groups,
+            attention=config.mid_attention,
+            dtype=dtype,
+            products=config.products,
+            rngs=rngs,
         )
         self.conv_norm_out = layers.GroupNorm(channels[-1], groups, dtype=dtype)
         self.conv_out = layers.conv(
@@ -141,7 +149,12 @@ class Decoder(nnx.Module):
             config.latent_channels, channels[0], 3, padding=1, dtype=dtype, rngs=rngs
         )
         self.mid_block = layers.MidBlock(
-            channels[0], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
+            channels[0],
+            groups,
+            attention=config.mid_attention,
+            dtype=dtype,
+            products=config.products,
+            rngs=rngs,
         )
         self.up_blocks = nnx.List(
             DecoderBlock(before, after, config, upsample=level + 1 < len(channels), rngs=rngs)
@@ -184,7 +197,9 @@ class DecoderBlock(nnx.Module):
             for i in range(config.layers_per_block + 1)
         )
         self.upsamplers = nnx.List(
-            [layers.Upsample(channels, dtype=config.dtype, rngs=rngs)] if upsample else []
+            [layers.Upsample(channels, dtype=config.dtype, products=config.products, rngs=rngs)]
+            if upsample
+            else []
         )
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from wmpo_jax.runtime.precision import Products
+
 
 @dataclasses.dataclass(frozen=True)
 class STDiTConfig:
@@ -22,6 +24,7 @@ class STDiTConfig:
       input_square_px: image side at which neighboring tokens are one unit of position apart.
       dtype: compute type. bfloat16 also rounds rotary frequencies, timesteps and positions as the
         released model does (stdit3.py:412-418); parameters are float32 either way.
+      products: precision of matrix products (`runtime.precision`).
       scan_layers: compile one pair and loop over it, with rematerialization in the backward pass
         (deep models). False unrolls the pairs, which is faster for shallow ones.
     """
@@ -38,6 +41,7 @@ class STDiTConfig:
     pred_sigma: bool = True
     input_square_px: int = 512
     dtype: DTypeLike = jnp.float32
+    products: Products = "float32"
     scan_layers: bool = False
 
     @property

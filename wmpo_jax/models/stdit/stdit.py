@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from wmpo_jax.models.stdit.attention import KeysValues
+from wmpo_jax.models.dense import Dense
+from wmpo_jax.models.stdit.attention import KeysValues, dense
 from wmpo_jax.models.stdit.blocks import (
     MLP,
     TIMESTEP_WIDTH,
@@ -21,7 +22,6 @@ from wmpo_jax.models.stdit.blocks import (
     timestep_features,
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
-from wmpo_jax.models.stdit.dense import Dense
 from wmpo_jax.runtime.sharding import spread_batch
 
 HISTORY_TIMESTEP = 15.0
@@ -71,12 +71,7 @@ class STDiT(nnx.Module):
         hidden = config.hidden
         self.patch_embed = _patch_embed(config, rngs)
         self.timestep_mlp = MLP((TIMESTEP_WIDTH, hidden, hidden), nnx.silu, config, rngs=rngs)
-        self.modulation = Dense(
-            hidden,
-            6 * hidden,
-            dtype=config.dtype,
-            rngs=rngs,
-        )
+        self.modulation = dense(config, hidden, 6 * hidden, rngs=rngs)
         self.action_embedder = ActionEmbedder(config, rngs=rngs)
         self.pairs = _stacked_pairs(config, rngs)
         self.final_layer = FinalLayer(config, rngs=rngs)
@@ -220,14 +215,7 @@ def _patch_embed(config: STDiTConfig, rngs: nnx.Rngs) -> Dense:
     def uniform(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
 
-    return Dense(
-        inputs,
-        config.hidden,
-        kernel_init=uniform,
-        bias_init=uniform,
-        dtype=config.dtype,
-        rngs=rngs,
-    )
+    return dense(config, inputs, config.hidden, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
 
 def _stacked_pairs(config: STDiTConfig, rngs: nnx.Rngs) -> BlockPair:
