@@ -77,7 +77,11 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.autoencoder = ConfigDict(
         {
-            "steps": 1600,
+            # Frames of 32 pixels are small enough for the world model: squares of 2x2 pixels become
+            # channels, nothing is lost and nothing is trained ("tiny" is a network of 8x8x4
+            # latents, which loses 35 dB; docs/results/world_model_ablation.md).
+            "latents": "pixels",
+            "steps": 0,  # 1600 for "tiny"
             "batch_size": 32,
             "learning_rate": 4e-3,
             # At 1e-6 the posterior's noise is 0.6 of the latents' variance, and the world model has
@@ -89,10 +93,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.world_model = ConfigDict(
         {
             "hidden": 128,
-            "depth": 3,
+            "depth": 2,
             "heads": 4,
+            "patch": 4,  # latent pixels along the side of a token: 8x8 pixels of the frame
+            # Each of these made frames sharper: docs/results/world_model_ablation.md.
+            "fine": 32,  # features of a latent pixel in the head that draws frames; 0: linear head
+            "copies": 5,  # displaced copies of the newest frame that it blends
+            "start_spread": 0.0,  # the world is deterministic: one step from the newest frame,
+            "train_times": "sampled",  # trained where it is asked
             "demo_fraction": 0.2,  # of windows in pre-training; the rest is play
-            "history": 2,  # latents of past frames (4 in the reference)
+            "history": 1,  # latents of past frames (4 in the reference)
             "pretrain_steps": 1200,  # on demonstrations and play
             "align_steps": 550,  # on play and the P rollouts of the policy
             "align_rollout_fraction": 0.15,  # of windows; more overfits 128 rollouts
@@ -101,8 +111,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "learning_rate": 3e-3,
             "prediction": "residual",  # or velocity, the meaning of the released networks' output
             "history_noise": 0.05,  # how far history is moved toward noise in training
-            "timestep_shift": 20.0,  # > 1 trains more near the noisy end; where events begin
-            "self_forcing": 0.4,  # share of windows whose history is the model's own prediction
+            "timestep_shift": 1.0,  # of "spread" times; > 1 trains more near the noisy end
+            "self_forcing": 0.4,  # share of windows whose history is the model's own prediction,
+            "forcing_from": 1200,  # from this step on
             "ema_decay": 0.995,
             "sampling_steps": 1,
             "checkpoint_every": 200,

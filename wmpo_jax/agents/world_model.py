@@ -24,6 +24,10 @@ class FlowConfig:
       sampling_steps: Euler steps per chunk.
       history_noise: u in [0, 1], how far history frames are moved toward noise in training.
       timestep_shift: > 1 trains more near the noisy end.
+      start_spread: how far around the newest frame residual paths begin; 0 with one sampling step
+        makes a regression, for worlds without chance.
+      train_times: noise levels of training: "spread" over all of them, or those "sampled" alone. A
+        network that mostly sees a target through little noise learns to read it there.
     """
 
     image_size: int

@@ -64,6 +64,8 @@ def run(context: RunContext) -> dict[str, Any]:
     model = agents.autoencoder(context.config, scale, state.params)
     reconstruction = _reconstruction_psnr(model, held)
     for name, values in frames.items():
+        if name == "play" and networks.latents_are_pixels(context.config):
+            continue  # the world model encodes them itself, at no cost
         latents = _encode_all(context.mesh, model, values, context.key(f"latents of {name}"))
         save_arrays(context.workdir.data(name) / "latents.npz", {"latents_BThwc": latents})
     return {"step": int(state.step), "scaling_factor": scale, "psnr": reconstruction}

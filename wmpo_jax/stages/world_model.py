@@ -45,19 +45,23 @@ def _training_data(
 ) -> world_model.Corpus | Stream:
     """Latents and normalized actions of this run's own episodes; from disk, windows of frames.
 
+    Where latents are pixels the frames themselves are kept, which take a quarter of the memory.
     Those take the place of demonstrations and play, and come with the frozen autoencoder that
     encodes them; rollouts come from memory.
     """
     corpus: world_model.Corpus = {}
+    pixels = networks.latents_are_pixels(context.config)
     for name, stage in recorded(context).items():
         episodes = context.episodes(name, stage)
-        latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
-        corpus[name] = {
-            "latents_ETHWC": jnp.asarray(latents["latents_BThwc"]),
-            "actions_ETA": jnp.asarray(normalized_actions(episodes, context.statistics)),
-        }
+        if pixels:
+            videos = {"frames_ETHWC": jnp.asarray(episodes["frames_BTHWC"])}
+        else:
+            latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
+            videos = {"latents_ETHWC": jnp.asarray(latents["latents_BThwc"])}
+        actions = jnp.asarray(normalized_actions(episodes, context.statistics))
+        corpus[name] = {**videos, "actions_ETA": actions}
     if context.mixture is None:
-        return corpus
+        return corpus | ({"autoencoder": context.trained.autoencoder()} if pixels else {})
     rows = config.batch_size * config.accumulate
     stream = context.stream("world model data", config.window_spec, rows, clip=False)
     return Stream(stream.loader, {"autoencoder": context.trained.autoencoder(), **corpus})
