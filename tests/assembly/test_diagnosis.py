@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wmpo_jax.assembly.diagnosis import errors_by_geom, rates_by_miss, true_episodes
-from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.envs import registry
+from wmpo_jax.envs.dynamics import MjxDynamics
 from wmpo_jax.envs.tabletop.tasks.press import PAD_RADIUS
 
 
@@ -34,29 +34,35 @@ def test_rates_are_of_episodes_with_about_the_same_miss():
     ]
 
 
-def test_true_episodes_are_those_of_the_environment():
+@pytest.fixture(scope="module")
+def played():
+    """Four worlds of press whose tool goes down: the environment, actions, true episodes."""
     env = registry.make("press", 32)
     starts = jnp.arange(4, dtype=jnp.int32)
     actions = jax.random.uniform(jax.random.key(0), (4, 3, 4, 3), minval=-1.0)
-    actions = actions.at[..., 2].set(-1.0)  # down, so that something is decided
-    true = jax.jit(lambda a: true_episodes(env, starts, a))(actions)
+    actions = actions.at[..., 2].set(-1.0)
+    true = jax.jit(lambda starts, actions: true_episodes(env, starts, actions))(starts, actions)
+    return env, starts, actions, jax.tree.map(np.asarray, true)
+
+
+def test_true_episodes_are_those_of_the_environment(played):
+    env, starts, actions, true = played
     dynamics = MjxDynamics(env)
+    step = jax.jit(dynamics.step)
     state, first = dynamics.reset(starts, jax.random.key(0))
     np.testing.assert_array_equal(true.frames_BTHWC[:, 0], first.frame_BHWC)
     for chunk in range(3):
-        state, seen, outcome = jax.jit(dynamics.step)(state, actions[:, chunk], jax.random.key(0))
+        state, seen, outcome = step(state, actions[:, chunk], jax.random.key(0))
         np.testing.assert_array_equal(true.frames_BTHWC[:, 4 * chunk + 4], seen.frame_BHWC)
     np.testing.assert_array_equal(true.success_B, outcome.success_BK[:, -1])
     assert np.isfinite(true.miss_B).all()
     np.testing.assert_array_equal(true.success_B, true.miss_B < PAD_RADIUS)
 
 
-def test_the_pixels_of_a_geom_have_its_color():
-    env = registry.make("press", 32)
-    true = jax.jit(lambda a: true_episodes(env, jnp.arange(4, dtype=jnp.int32), a))(
-        jnp.zeros((4, 1, 4, 3))
-    )
-    pad = np.asarray(true.geom_BTHW) == env.geom_names.index("pad")
-    red, green, _ = np.asarray(true.frames_BTHWC, float)[pad].T
-    assert 20 < pad.sum() / 20 < 80  # pixels a frame
+def test_the_pixels_of_a_geom_have_its_color(played):
+    env, _, _, true = played
+    first = true.geom_BTHW[:, 0]
+    pad = first == env.geom_names.index("pad")
+    red, green, _ = true.frames_BTHWC[:, 0].astype(float)[pad].T
+    assert 20 < pad.sum() / len(first) < 80  # pixels a frame
     assert (red > green).mean() > 0.95

@@ -143,7 +143,7 @@ def report(ladder: Ladder, geom_names: tuple[str, ...]) -> dict[str, Any]:
         "imagined": (ladder.imagined.frames_BTHWC, ladder.true_imagined),
     }
     errors = {
-        name: (_square_error(frames, true.frames_BTHWC), true.geom_BTHW)
+        name: (_square_error(frames, true.frames_BTHWC), np.asarray(true.geom_BTHW))
         for name, (frames, true) in predicted.items()
     }
     return {
