@@ -10,7 +10,7 @@ from flax import nnx
 
 from wmpo_jax.models.autoencoder_kl.model import depth_to_space, space_to_depth
 from wmpo_jax.models.stdit import STDiT, STDiTConfig
-from wmpo_jax.models.stdit.refine import displaced
+from wmpo_jax.models.stdit.refine import REACH, displaced
 
 CONFIG = dataclasses.replace(
     STDiTConfig.tiny(action_dim=3, chunk=3, history=2),
@@ -81,7 +81,7 @@ def test_one_copy_moves_the_pixels_of_the_frame(network):
     graphdef, params = nnx.split(network)
     chosen = nnx.merge(graphdef, params)
     copies = chosen.fine_head.copies
-    copies.by_action.bias[...] = jnp.array([1.0, 2.0, 0.0, 0.0])
+    copies.by_action.bias[...] = jnp.array([1.0, 2.0, 0.0, 0.0]) / REACH
     masks = jnp.tile(jnp.array([50.0, 0.0, 0.0]), 4)  # all of every pixel from the first copy
     copies.masks.bias[...] = masks
     copies.masks.kernel[...] = jnp.zeros_like(copies.masks.kernel[...])

@@ -20,8 +20,10 @@ from wmpo_jax.models.stdit.config import STDiTConfig
 
 AROUND = 3  # latent pixels along a side that the head sees of its input
 EXPANSION = 2
-# Pixels that an action of 1 moves a copy before training: enough to tell copies apart.
-FIRST_MOTION = 0.7
+# Pixels that a weight of 1 moves a copy. Optimizers move all weights by about the learning rate, so
+# that weights in pixels would take thousands of steps to reach the few pixels that things move.
+REACH = 8.0
+FIRST_MOTION = 0.1  # standard deviation of the first weights: enough to tell copies apart
 
 
 class FineLayer(nnx.Module):
@@ -107,7 +109,7 @@ class Copies(nnx.Module):
     ) -> jax.Array:
         side = self.config.pixel_side
         frame_NYXC = depth_to_space(given_NHWC, side)
-        moves = self.by_action(actions_BKA) + self.by_tokens(x_BKSD.mean(axis=2))
+        moves = REACH * (self.by_action(actions_BKA) + self.by_tokens(x_BKSD.mean(axis=2)))
         moves_NM2 = moves.reshape(len(frame_NYXC), -1, 2).astype(jnp.float32)
         change_NMYXC = displaced(frame_NYXC, moves_NM2) - frame_NYXC[:, None]
         masks_NYXM = depth_to_space(self.masks(features_NHWD), side).astype(jnp.float32)
