@@ -82,7 +82,7 @@ def test_one_copy_moves_the_pixels_of_the_frame(network):
     chosen = nnx.merge(graphdef, params)
     copies = chosen.fine_head.copies
     copies.by_action.bias[...] = jnp.array([1.0, 2.0, 0.0, 0.0]) / REACH
-    masks = jnp.tile(jnp.array([50.0, 0.0, 0.0]), 4)  # all of every pixel from the first copy
+    masks = jnp.tile(jnp.array([80.0, 0.0, 0.0]), 4)  # all of every pixel from the first copy
     copies.masks.bias[...] = masks
     copies.masks.kernel[...] = jnp.zeros_like(copies.masks.kernel[...])
     latents, actions, mask = inputs()

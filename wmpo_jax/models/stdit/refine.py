@@ -54,21 +54,26 @@ class FineHead(nnx.Module):
         self.layers = nnx.List(FineLayer(config, rngs=rngs) for _ in range(config.fine_layers))
         self.out = dense(config, fine, channels, kernel_init=zeros, rngs=rngs)
         if config.copies:
+            self.seen = dense(config, config.copies * channels, fine, rngs=rngs)
             self.copies = Copies(config, rngs=rngs)
 
     def __call__(
         self, x_BKSD: jax.Array, given_BKHWC: jax.Array, actions_BKA: jax.Array
     ) -> jax.Array:
         config = self.config
-        b, k, h, w, c = given_BKHWC.shape
-        given = given_BKHWC.reshape(b * k, h, w, c)
+        h, w = given_BKHWC.shape[2:4]
+        given = given_BKHWC.reshape(-1, *given_BKHWC.shape[2:])
         features = self._spread(self.unpatch(x_BKSD), h, w) + self.around(_neighbors(given))
+        changes: list[jax.Array] = []
+        if config.copies:
+            changes = self.copies.changes(x_BKSD, given, actions_BKA)
+            features += self.seen(jnp.concatenate(changes, axis=-1))
         for layer in self.layers:
             features = layer(features)
         features = layer_norm(features)
         out = self.out(features)
         if config.copies:
-            out += self.copies(features, x_BKSD, given, actions_BKA)
+            out += self.copies.blend(features, changes)
         return out.reshape(given_BKHWC.shape).astype(jnp.float32)
 
     def _spread(self, patches_BKSX: jax.Array, height: int, width: int) -> jax.Array:
@@ -81,41 +86,42 @@ class FineHead(nnx.Module):
 
 
 class Copies(nnx.Module):
-    """Copies of a frame, each displaced as a whole, blended pixel by pixel; minus the frame.
+    """Copies of a frame, each displaced as a whole, and how they are blended pixel by pixel.
 
     How far a copy goes is linear in the action and in the mean of the frame's tokens, which knows
-    where things are.
+    where things are. All are in the layout of latents, and differences from the frame.
     """
 
     def __init__(self, config: STDiTConfig, *, rngs: nnx.Rngs):
         self.config = config
-        count, side = config.copies, config.pixel_side
-        self.masks = dense(config, config.fine, side**2 * (count + 1), rngs=rngs)
-        self.by_action = dense(
-            config,
-            config.action_dim,
-            2 * count,
-            kernel_init=nnx.initializers.normal(FIRST_MOTION),
-            rngs=rngs,
-        )
+        count, actions = config.copies, config.action_dim
+        first = nnx.initializers.normal(FIRST_MOTION)
+        self.by_action = dense(config, actions, 2 * count, kernel_init=first, rngs=rngs)
         self.by_tokens = dense(config, config.hidden, 2 * count, kernel_init=zeros, rngs=rngs)
+        self.masks = dense(config, config.fine, config.pixel_side**2 * (count + 1), rngs=rngs)
 
-    def __call__(
-        self,
-        features_NHWD: jax.Array,
-        x_BKSD: jax.Array,
-        given_NHWC: jax.Array,
-        actions_BKA: jax.Array,
-    ) -> jax.Array:
+    def changes(
+        self, x_BKSD: jax.Array, given_NHWC: jax.Array, actions_BKA: jax.Array
+    ) -> list[jax.Array]:
+        """What each copy would change of the frames, (N, H, W, C); N = B * K."""
         side = self.config.pixel_side
-        frame_NYXC = depth_to_space(given_NHWC, side)
         moves = REACH * (self.by_action(actions_BKA) + self.by_tokens(x_BKSD.mean(axis=2)))
-        moves_NM2 = moves.reshape(len(frame_NYXC), -1, 2).astype(jnp.float32)
-        change_NMYXC = displaced(frame_NYXC, moves_NM2) - frame_NYXC[:, None]
-        masks_NYXM = depth_to_space(self.masks(features_NHWD), side).astype(jnp.float32)
-        share_NYXM = jax.nn.softmax(masks_NYXM)[..., :-1]  # the last is that of the frame itself
-        blended_NYXC = jnp.einsum("nyxm,nmyxc->nyxc", share_NYXM, change_NMYXC)
-        return space_to_depth(blended_NYXC, side)
+        moves_NM2 = moves.reshape(len(given_NHWC), -1, 2).astype(jnp.float32)
+        frame_NYXC = depth_to_space(given_NHWC, side)
+        moved_NMYXC = displaced(frame_NYXC, moves_NM2)
+        return [
+            space_to_depth(moved_NMYXC[:, m], side) - given_NHWC for m in range(self.config.copies)
+        ]
+
+    def blend(self, features_NHWD: jax.Array, changes: list[jax.Array]) -> jax.Array:
+        """The mean of the changes, weighted at every pixel; the frame itself has a weight too."""
+        side = self.config.pixel_side
+        logits = self.masks(features_NHWD).astype(jnp.float32)
+        logits = logits.reshape(*logits.shape[:-1], side**2, 1, len(changes) + 1)
+        share = jax.nn.softmax(logits)
+        pixels = [change.reshape(*change.shape[:-1], side**2, -1) for change in changes]
+        blended = sum(share[..., m] * change for m, change in enumerate(pixels))
+        return jnp.reshape(blended, changes[0].shape)
 
 
 def displaced(frame_NYXC: jax.Array, moves_NM2: jax.Array) -> jax.Array:
