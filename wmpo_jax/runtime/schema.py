@@ -179,6 +179,15 @@ class Autoencoder(Section):
     checkpoint_every: Interval
     latents: Literal["tiny", "pixels"] = "tiny"
 
+    @model_validator(mode="after")
+    def _related(self) -> Self:
+        if self.latents == "pixels" and self.steps:
+            raise ValueError(
+                f"autoencoder.latents are pixels, which need no training, and autoencoder.steps is "
+                f"{self.steps}: set it to 0"
+            )
+        return self
+
 
 class WorldModel(Section):
     hidden: Annotated[int, Field(ge=4, le=65_536, multiple_of=4)]
