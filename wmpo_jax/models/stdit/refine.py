@@ -139,7 +139,8 @@ def displaced(frame_NYXC: jax.Array, moves_NM2: jax.Array) -> jax.Array:
 def _shifts(move_NM: jax.Array, count: int) -> jax.Array:
     """Matrices (N, M, count, count) that shift a row by `move`."""
     place = jnp.arange(count, dtype=jnp.float32)
-    distance = place[:, None] - place[None] - move_NM[..., None, None]
+    apart = (place[:, None] - place[None])[None, None]
+    distance = apart - move_NM[..., None, None]
     return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
 
 
