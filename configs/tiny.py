@@ -2,6 +2,7 @@
 
     python -m wmpo_jax.main --config=configs/tiny.py            # the run of the README's table
     python -m wmpo_jax.main --config=configs/tiny.py:lift       # the second row: grasping, words
+    python -m wmpo_jax.main --config=configs/tiny.py:push       # contacts; also :stack
     python -m wmpo_jax.main --config=configs/tiny.py:smoke      # every stage, too short to learn
 
 Hardware: 2 CPU cores, 4 GB. Hours and results: see README (docs/results holds the raw episodes).
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: "", "lift" or "smoke"."""
+    """`variant`: "", "push", "lift", "stack" or "smoke"."""
     config = ConfigDict()
     config.seed = 0
     config.task = "press"
@@ -174,19 +175,47 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     if variant == "smoke":
         _shrink(config)
-    elif variant == "lift":
-        _lift(config)
+    elif variant in _TASKS:
+        _TASKS[variant](config)
     elif variant:
-        raise ValueError("choose lift, smoke or none")
+        raise ValueError("choose push, lift, stack, smoke or none")
     return config
+
+
+def _push(config: ConfigDict) -> None:
+    """Two blocks, of which the words name one, pushed into a zone by contact alone.
+
+    Of the demonstrators' biases 0, .06, .10, .14 this one leaves 49 % success (128 starts; the
+    others .88, .93, .84): enough to learn from, and a systematic flaw.
+    """
+    config.task = "push"
+    _two_objects(config)
+    config.demos.bias = 0.14
 
 
 def _lift(config: ConfigDict) -> None:
     """Two cubes, of which the words name one, and a suction cup; physics with contacts."""
     config.task = "lift"
+    _two_objects(config)
+
+
+def _stack(config: ConfigDict) -> None:
+    """The named cube onto the other one. (How often its demonstrators succeed is not measured.)"""
+    config.task = "stack"
+    _two_objects(config)
+    config.demos.bias = 0.05
+
+
+def _two_objects(config: ConfigDict) -> None:
+    """Words that matter, and objects that may still move when a frame is taken."""
     config.demos.episodes = 1536
     # AdamW, tried for 2000 steps, did not learn to look where the words point; Muon does.
     config.sft.update(steps=4000, optimizer="muon", learning_rate=3e-3)
+    # Tip, two objects and their shadows move apart from each other.
+    config.world_model.update(history=2, copies=8)
+
+
+_TASKS = {"push": _push, "lift": _lift, "stack": _stack}
 
 
 def _shrink(config: ConfigDict) -> None:
