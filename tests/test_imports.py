@@ -15,13 +15,14 @@ LAYERS = [
     {"training", "conversion", "report"},
     {"assembly"},
     {"planning", "drive"},
+    {"benchmark"},
     {"stages"},
     {"main", "plan", "convert", "play"},
 ]
 LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 # Where each heavy package may be imported.
 HEAVY = {
-    "torch": {"conversion"},
+    "torch": {"conversion", "benchmark.peers"},
     "transformers": {"conversion"},
     "diffusers": {"conversion"},
     "tensorflow": {"data.rlds"},
