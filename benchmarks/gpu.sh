@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # One GPU, ten minutes with compilation: ours and PyTorch at mid size, and MJX over many worlds.
 #
-#   bash benchmarks/gpu.sh [FOLDER]                 # on one H100 or H200; needs the extra cuda
-#   PRESET=tiny REPEATS=1 SLOWER=9 bash benchmarks/gpu.sh   # on a CPU, to try the script
+#   bash benchmarks/gpu.sh [FOLDER [FLAGS]]         # on one H100 or H200; needs the extra cuda
+#
+# On a CPU, to try the script; FLAGS go to every section:
+#
+#   PRESET=tiny REPEATS=1 SLOWER=9 bash benchmarks/gpu.sh tried \
+#     --config.improve.groups=1 --config.improve.minibatch=8
 #
 # SCENE=FILE.npz adds LIBERO in MJX; `python -m wmpo_jax.envs.libero.truth libero_spatial 0 FILE.npz
 # --episodes=1` records one where LIBERO is installed.
@@ -13,6 +17,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 folder=${1:-benchmark_gpu}
+shift || true
+flags=("$@")
 mkdir -p "$folder"
 python=${PYTHON:-.venv/bin/python}
 preset=${PRESET:-mid}
@@ -27,7 +33,7 @@ section() { # name, seconds, flags of the benchmark
   shift 2
   echo "=== $name: at most $limit s"
   timeout "$limit" "$python" -m wmpo_jax.benchmark "--repeats=${REPEATS:-3}" \
-    "--out=$folder/$name.json" "$@" 2>"$folder/$name.err" || {
+    "--out=$folder/$name.json" "$@" "${flags[@]}" 2>"$folder/$name.err" || {
     echo "=== $name ended with status $?; the last lines of $folder/$name.err:"
     tail -n 3 "$folder/$name.err"
   }
