@@ -7,6 +7,11 @@
 Programs are compiled, minutes each: by libtpu (extra `tpu`) or JAX's CUDA plugin (`gpu_plan`).
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -124,4 +129,4 @@ def _mesh(config: Any, hardware: Machine) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

@@ -1,5 +1,6 @@
 """The GRPO trainer in an environment of one decision: press the button that is lit."""
 
+import json
 from typing import Any
 
 import jax
@@ -87,7 +88,7 @@ def loop_files(folder):
     )
 
 
-def learn(folder, params=None, lit=True, **changes):
+def learn(folder, params=None, lit=True, watch=None, **changes):
     policy: Any = Table()
     world, mesh = Buttons(), make_mesh(CONFIG)
 
@@ -101,7 +102,8 @@ def learn(folder, params=None, lit=True, **changes):
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS)) if params is None else params
     config, key = grpo_config(**changes), jax.random.key(0)
-    state, _ = grpo.optimize(loop_files(folder), mesh, params, policy, sample, starts, config, key)
+    given = (loop_files(folder), mesh, params, policy, sample, starts, config, key)
+    state, _ = grpo.optimize(*given, *([watch] if watch else []))
     return state
 
 
@@ -175,6 +177,32 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
     with pytest.raises(UserError, match=r"of stage improve is nan .*improve\.learning_rate"):
         learn(tmp_path / "run", iterations=6, learning_rate=float("nan"))
     assert Checkpoints(tmp_path / "run" / "checkpoints" / "improve").latest_step() == 3
+
+
+class Alarm:
+    """Stops after iteration 4 and counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, iteration, params):
+        self.asked.append(iteration)
+        return {"real_success": iteration / 10}, iteration == 4
+
+
+def test_an_alarm_stops_at_a_checkpoint_for_good(tmp_path):
+    alarm = Alarm()
+    state = learn(tmp_path / "run", watch=alarm)
+    assert int(state.iteration) == 4 and alarm.asked == [0, 1, 2, 3, 4]
+    lines = (tmp_path / "run/metrics/improve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["improve/real_success"] for line in lines] == [0, 0.1, 0.2, 0.3, 0.4]
+    jax.tree.map(np.testing.assert_array_equal, learn(tmp_path / "run", watch=alarm), state)
+    assert alarm.asked[5:] == [4]
+
+
+def test_watching_changes_nothing_of_what_is_learned(tmp_path):
+    watched = learn(tmp_path / "watched", iterations=3, watch=Alarm())
+    jax.tree.map(np.testing.assert_array_equal, watched, learn(tmp_path / "alone", iterations=3))
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,26 @@ def replay(
     return _video(first, outcomes), success_B, finish_step_B
 
 
+def without_contradicted(
+    episodes: Experience, actions_BNKA: jax.Array, dynamics: Dynamics, start: Any, key: jax.Array
+) -> Experience:
+    """Masks episodes whose outcome another rollout of the same actions contradicts.
+
+    In imagination with other noise such an episode is one that the world model does not know. Its
+    finish_step becomes 0, so that none of its tokens counts; its outcome stays its group's.
+
+    Args:
+      actions_BNKA: normalized, of `episodes`.
+      start: as for `rollout_groups`, leading axis G.
+      key: another one than that of `episodes`.
+    """
+    size = len(episodes.success_B) // len(jax.tree.leaves(start)[0])
+    members = jax.tree.map(lambda leaf: spread_batch(jnp.repeat(leaf, size, axis=0)), start)
+    _, success_B, _ = replay(actions_BNKA, dynamics, members, key)
+    agreed_B = success_B == episodes.success_B
+    return episodes.replace(finish_step_B=jnp.where(agreed_B, episodes.finish_step_B, 0))
+
+
 def _join(scanned_NBK: jax.Array) -> jax.Array:
     return rearrange(scanned_NBK, "n b k ... -> b (n k) ...")
 

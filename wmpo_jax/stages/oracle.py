@@ -15,7 +15,8 @@ from wmpo_jax.assembly import agents
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.context import RunContext
-from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
+from wmpo_jax.stages.evaluate import MODES, RealEvaluator
+from wmpo_jax.stages.rates import rate
 from wmpo_jax.training import grpo
 
 

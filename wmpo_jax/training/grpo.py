@@ -38,6 +38,9 @@ from wmpo_jax.training.state import make_sharded, spread
 Sampler = Callable[[Any, Any, jax.Array], Experience]
 # (first, count) -> the starts of that many groups, from the `first`-th of all on
 Starts = Callable[[int, int], Any]
+# (iterations done, params) -> (metrics, whether to stop here). It is asked before the first
+# iteration of this process and after each, and gives the same answer when it is asked again.
+Watch = Callable[[int, Any], tuple[Mapping[str, float], bool]]
 
 
 SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing left to learn"
@@ -117,6 +120,7 @@ def optimize(
     starts: Starts,
     config: GRPOConfig,
     key: jax.Array,
+    watch: Watch = lambda iteration, params: ({}, False),
 ) -> tuple[GrpoState, Any]:
     """`config.iterations` rounds of GRPO from `params`, resuming the newest checkpoint.
 
@@ -133,14 +137,18 @@ def optimize(
     state = make_sharded(mesh, make, trained_of(params))
     if checkpoints.latest_step() is not None:
         state = _join(*checkpoints.restore(*_split(state)))
-    update = jitted_update(policy, config, mesh)
+    update = _updater(name, mesh, policy, config, frozen)
     timer, first = PhaseTimer(), int(state.iteration)
     with (
         completed(checkpoints),
         files.metrics(first) as writer,
         progress(config.iterations, first, name) as bar,
     ):
-        for iteration in range(first + 1, config.iterations + 1):
+        seen, stop = watch(first, joined(state.params, frozen))
+        if seen and first == 0:
+            writer.write(0, seen)
+        end = first if stop else config.iterations
+        for iteration in range(first + 1, end + 1):
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
             with timer("sample"):
                 acting = joined(state.params, frozen)
@@ -148,27 +156,45 @@ def optimize(
                     mesh, state, acting, sample, starts, config, sample_key
                 )
             with timer("update"):
-                if kept is not None:
-                    batch, weight_B = kept
-                    update_key = replicate(mesh, update_key)
-                    with transfer_guard():
-                        new_params, opt_state, losses = update(
-                            state.params, state.opt_state, batch, weight_B, update_key, frozen
-                        )
-                    state = state.replace(params=new_params, opt_state=opt_state)
-                    metrics |= {k: float(v) for k, v in losses.items()}
-                    _check_finite(name, iteration, metrics)
-            state = state.replace(iteration=jnp.int32(iteration))
-            writer.write(iteration, {**metrics, **timer.take()})
+                state, losses = update(state, kept, update_key, iteration)
+            with timer("monitor"):
+                seen, stop = watch(iteration, joined(state.params, frozen))
+            writer.write(iteration, {**metrics, **losses, **seen, **timer.take()})
             bar.headline(success=metrics["success"])
             bar.advance()
             leaving = preemption.stop_requested()
-            last = iteration == config.iterations
-            if iteration % config.checkpoint_every == 0 or leaving or last:
+            if iteration % config.checkpoint_every == 0 or leaving or stop or iteration == end:
                 checkpoints.save(iteration, *_split(state))
+            if stop:
+                break
             if leaving:
                 raise preemption.stopped(name, iteration)
     return state, joined(state.params, frozen)
+
+
+def _updater(
+    name: str, mesh: Mesh, policy: Policy, config: GRPOConfig, frozen: Any
+) -> Callable[..., tuple[GrpoState, dict[str, float]]]:
+    """(state, what `_gather` kept, key, iteration) -> the state after the update, and metrics."""
+    update = jitted_update(policy, config, mesh)
+
+    def updated(
+        state: GrpoState, kept: Any, key: jax.Array, iteration: int
+    ) -> tuple[GrpoState, dict[str, float]]:
+        metrics: dict[str, float] = {}
+        if kept is not None:
+            batch, weight_B = kept
+            key = replicate(mesh, key)
+            with transfer_guard():
+                params, opt_state, losses = update(
+                    state.params, state.opt_state, batch, weight_B, key, frozen
+                )
+            state = state.replace(params=params, opt_state=opt_state)
+            metrics = {key: float(value) for key, value in losses.items()}
+            _check_finite(name, iteration, metrics)
+        return state.replace(iteration=jnp.int32(iteration)), metrics
+
+    return updated
 
 
 def _split(state: GrpoState) -> tuple[Any, GrpoState]:
