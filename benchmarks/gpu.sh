@@ -24,8 +24,8 @@ python=${PYTHON:-.venv/bin/python}
 preset=${PRESET:-mid}
 # JAX and PyTorch share the memory of the GPU.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
-# What helps on Hopper: see docs/performance.md.
-gpu_flags=--xla_gpu_enable_latency_hiding_scheduler=true
+# Autotuning may take longer than what is left: see docs/performance.md.
+gpu_flags=--xla_gpu_experimental_enable_fusion_autotuner=false
 export XLA_FLAGS="$gpu_flags ${XLA_FLAGS:-}"
 
 section() { # name, seconds, flags of the benchmark
