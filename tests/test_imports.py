@@ -17,7 +17,7 @@ LAYERS = [
     {"planning", "drive", "serving", "envs.imagined"},
     {"benchmark"},
     {"stages"},
-    {"main", "plan", "convert", "play", "serve"},
+    {"main", "plan", "convert", "play", "serve", "benchmark"},
 ]
 LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 # Where each heavy package may be imported.
