@@ -12,7 +12,6 @@ from tests.stages.test_cycle import newest_checkpoint
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.files import load_record, save_json
 
-
 # A base policy that succeeds now and then, and a world model of thirty steps.
 DEMONSTRATION = [
     "sft.steps=300",
