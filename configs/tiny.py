@@ -19,8 +19,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.task = "press"
     config.image_size = 32
-    # Devices that XLA makes of the CPU; the batch is split over them. One device of all cores is the
-    # fastest: several repeat the optimizer's work and wait for each other.
+    # Devices that XLA makes of the CPU; the batch is split over them. One device of all cores is
+    # the fastest: several repeat the optimizer's work and wait for each other.
     config.cpu_devices = 1
     # Precision of matrix products: float32, bfloat16 (sums in float32), or auto: bfloat16 where the
     # hardware has units for it. Parameters, norms and losses are float32 either way.

@@ -3,17 +3,18 @@
     python -m wmpo_jax.main --config=configs/tiny.py --config.improve.iterations=3
 
 Exit status: 0 done, 2 for what the user can correct, 75 stopped on request or because another host
-was lost (the same command continues).
+was lost (the same command continues), 130 ended by Ctrl-C before it ran or by a second one.
 """
 
-import signal
+from wmpo_jax.runtime import interrupts
 
-if __name__ == "__main__":  # Ctrl-C during imports leaves no traceback; see runtime.preemption
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":  # until `preemption.install`
+    interrupts.exit_at_once()
 
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 

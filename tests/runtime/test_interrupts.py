@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
+    "wmpo_jax.main": ["--config=configs/tiny.py:smoke", "--workdir=none", "--base=none"],
     "wmpo_jax.convert": ["import", "--kind=policy", "--source=none", "--target=none"],
     "wmpo_jax.data": ["inspect", "none"],
     "wmpo_jax.plan": ["--topology=80GB:1"],

@@ -13,26 +13,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from wmpo_jax.benchmark.presets import PRESETS, preset_config
+from wmpo_jax.benchmark.presets import PRECISIONS, PRESETS, preset_config
 from wmpo_jax.runtime import environment
 from wmpo_jax.runtime.errors import UserError
 
-OURS = ("reality", "imagination", "training", "growth", "step")
+OURS = ("reality", "imagination", "training", "steps", "growth", "step")
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the tables; returns the exit status: 0, or 2 for misuse."""
     parser = argparse.ArgumentParser(prog="python -m wmpo_jax.benchmark", allow_abbrev=False)
     parser.add_argument("--preset", default="tiny", help=", ".join(PRESETS))
-    parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--sections", help=f"of {', '.join(OURS)}; default all but with --vs")
+    parser.add_argument("--precision", help="float32 (default) or bfloat16; with --vs both")
+    parser.add_argument(
+        "--sections",
+        type=_names,
+        default=(),
+        help=f"of {', '.join(OURS)}; default all but with --vs",
+    )
     parser.add_argument("--vs", help="torch: the same networks in PyTorch, in the same run")
-    parser.add_argument("--programs", help="of the comparison: sampler,policy; default all")
+    parser.add_argument("--programs", type=_names, default=(), help="only these: sampler,decode")
     parser.add_argument(
         "--eager", action="store_true", help="no torch.compile, which takes minutes"
     )
+    parser.add_argument("--scene", type=Path, help="of LIBERO, by wmpo_jax.envs.libero.truth")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each program")
     parser.add_argument("--clock", default="wall", help="wall, or cpu on a machine that others use")
     parser.add_argument("--out", type=Path, help="a .json file; its plot is written beside it")
@@ -48,24 +53,24 @@ def main(argv: Sequence[str]) -> int:
 def _run(flags: argparse.Namespace, rest: Sequence[str]) -> int:
     _check(flags, rest)
     overrides = tuple(flag.removeprefix("--config.") for flag in rest)
-    config = preset_config(flags.preset, flags.precision, overrides)
+    config = preset_config(flags.preset, flags.precision or PRECISIONS[0], overrides)
     # Threads are compared with threads: with PyTorch in the run, ours has one device too.
     environment.prepare(1 if flags.vs else config.cpu_devices)
     from wmpo_jax.benchmark.session import Session
 
-    session = Session(config, flags.preset, flags.precision, flags.repeats, flags.clock, flags.out)
+    session = Session(config, flags)
     if flags.vs:
-        session.compare(_names(flags.programs), not flags.eager)
+        session.compare(compiled=not flags.eager)
     default = () if flags.vs else OURS
-    for name in _names(flags.sections) or default:
+    for name in flags.sections or default:
         session.section(name)
-
+    session.plot()
     return 0
 
 
 def _check(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     strays = [flag for flag in rest if not flag.startswith("--config.")]
-    unknown = [name for name in _names(flags.sections) if name not in OURS]
+    unknown = [name for name in flags.sections if name not in OURS]
     if strays:
         raise UserError(f"There is no flag {' '.join(strays)}; --help lists them.")
     if unknown:
@@ -80,8 +85,8 @@ def _check(flags: argparse.Namespace, rest: Sequence[str]) -> None:
         raise UserError(f"--out is {flags.out}; give a file that ends in .json.")
 
 
-def _names(text: Any) -> list[str]:
-    return text.split(",") if text else []
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 if __name__ == "__main__":

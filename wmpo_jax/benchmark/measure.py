@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +25,9 @@ class Bench:
       limits: of this machine in this precision.
       repeats: runs of each program that are counted.
       clock: of `timing.CLOCKS`.
+      programs: names of the only ones that are measured; none for all.
+      scene: of LIBERO, recorded; see `real.libero`.
+      precisions: that the comparison with PyTorch runs in.
     """
 
     config: ConfigDict
@@ -30,6 +35,9 @@ class Bench:
     limits: Ceilings
     repeats: int
     clock: str
+    programs: Sequence[str]
+    precisions: Sequence[str]
+    scene: Path | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,9 +56,14 @@ class Pair:
         if not self.compared:
             return None
         with jax.default_matmul_precision("highest"):
-            mine = np.asarray(self.ours("float32")(), np.float64)
-        other = self.theirs(peers.How("float32", compiled=False))().cpu().double().numpy()
-        return float(np.abs(mine - other).max() / max(np.abs(other).max(), 1e-9))
+            ours = self.ours("float32")()
+        return difference(ours, self.theirs(peers.How("float32", compiled=False))())
+
+
+def difference(ours: jax.Array, theirs: Any) -> float:
+    """See `Pair.error`."""
+    mine, other = np.asarray(ours, np.float64), theirs.cpu().double().numpy()
+    return float(np.abs(mine - other).max() / max(np.abs(other).max(), 1e-9))
 
 
 class Pairs:

@@ -1,8 +1,8 @@
 """One run of the benchmark: sections are printed and saved as they end."""
 
+import argparse
 import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from wmpo_jax.benchmark import sections, tables
-from wmpo_jax.benchmark.presets import PRESETS
+from wmpo_jax.benchmark.figure import save_figure
+from wmpo_jax.benchmark.measure import Bench
+from wmpo_jax.benchmark.presets import PRECISIONS, PRESETS
 from wmpo_jax.benchmark.timing import ceilings
 from wmpo_jax.runtime import mesh
 from wmpo_jax.runtime.errors import UserError
@@ -27,23 +29,27 @@ class Session:
       UserError: a preset that is too large for a CPU.
     """
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        preset: str,
-        precision: str,
-        repeats: int,
-        clock: str,
-        out: Path | None,
-    ) -> None:
+    def __init__(self, config: ConfigDict, flags: argparse.Namespace) -> None:
+        """`flags`: of `__main__`; preset, precision, repeats, clock, programs and out are read."""
+        preset, clock = flags.preset, flags.clock
+        precision = flags.precision or PRECISIONS[0]
         over = mesh.make_mesh(config)
         if PRESETS[preset].accelerator and mesh.on_cpu(over):
             raise UserError(
                 f"The preset {preset} is for accelerators and JAX found none: choose tiny or small."
             )
         limits = ceilings(over, precision, clock)
-        self._bench = sections.Bench(config, over, limits, repeats, clock)
-        self._out = out
+        self._bench = Bench(
+            config=config,
+            mesh=over,
+            limits=limits,
+            repeats=flags.repeats,
+            clock=clock,
+            programs=flags.programs,
+            scene=flags.scene,
+            precisions=(flags.precision,) if flags.precision else PRECISIONS,
+        )
+        self._out: Path | None = flags.out
         self._record: dict[str, Any] = {
             "machine": machine(),
             "versions": mesh.describe(over),
@@ -62,11 +68,16 @@ class Session:
         """Measures, prints and saves one of `sections.SECTIONS`."""
         self._keep(name, sections.SECTIONS[name](self._bench))
 
-    def compare(self, programs: Sequence[str], compiled: bool) -> None:
+    def compare(self, compiled: bool) -> None:
         """Our programs against PyTorch's."""
         from wmpo_jax.benchmark import versus  # imports torch
 
-        self._keep("PyTorch", versus.rows(self._bench, programs, compiled))
+        self._keep("PyTorch", versus.rows(self._bench, compiled))
+
+    def plot(self) -> None:
+        """Beside the record, if there is one."""
+        if self._out is not None:
+            save_figure(self._out.with_suffix(".png"), self._record)
 
     def _keep(self, name: str, found: Any) -> None:
         rows: list[dict[str, Any]] = []

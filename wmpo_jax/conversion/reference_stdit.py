@@ -115,9 +115,8 @@ def position_embedding(
 def _timestep(weights, t_B: Tensor) -> Tensor:
     index = torch.arange(128, device=t_B.device)
     phase = t_B[:, None] * torch.exp(-math.log(10000.0) * index / 128)
-    features = torch.cat([phase.cos(), phase.sin()], -1).to(
-        weights["t_embedder.mlp.0.weight"].dtype
-    )
+    dtype = weights["t_embedder.mlp.0.weight"].dtype
+    features = torch.cat([phase.cos(), phase.sin()], -1).to(dtype)
     return _mlp(weights, "t_embedder.mlp.0", "t_embedder.mlp.2", features, silu)
 
 

@@ -1,7 +1,7 @@
 """Ctrl-C in commands that do not continue where they stopped: one sentence, exit status 130.
 
-`main` has its own way (`runtime.preemption`). Imported before anything heavy, as imports are what
-an early Ctrl-C hits.
+`main` has its own way once it runs (`runtime.preemption`). Imported before anything heavy, as
+imports are what an early Ctrl-C hits.
 """
 
 import os
