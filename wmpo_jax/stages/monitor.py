@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from wmpo_jax.agents.policy import trained_of
 from wmpo_jax.assembly.seeds import span
+from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_arrays, save_arrays
 from wmpo_jax.runtime.progress import say
@@ -18,9 +18,10 @@ from wmpo_jax.training import trust
 BEST = "improve_best"
 
 
-def monitored(config: ConfigDict) -> bool:
-    """Whether real episodes may be spent on checks."""
-    return "monitor" in config and config.monitor.budget > 0
+def monitored(context: RunContext) -> bool:
+    """Whether real episodes may be spent on checks: as declared, or as MJX makes them cheap."""
+    budget = context.config.monitor.budget if "monitor" in context.config else 0
+    return budget > 0 or (budget == -1 and not isinstance(context.env, HostEnvironment))
 
 
 class RealMonitor:
