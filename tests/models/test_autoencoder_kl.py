@@ -108,6 +108,16 @@ def test_kl_of_a_standard_normal_is_zero():
     np.testing.assert_allclose(vae.kl_divergence(zero + 1.0, zero), 8.0)
 
 
+def test_latents_that_are_pixels_lose_nothing():
+    config = dataclasses.replace(vae.AutoencoderKLConfig.pixels(), scaling_factor=1.7)
+    network = vae.AutoencoderKL(config, rngs=nnx.Rngs(0))
+    frames = jax.random.randint(jax.random.key(0), (3, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    latents = vae.encode_frames(network, frames, jax.random.key(1))
+    assert latents.shape == (3, 16, 16, 12)
+    assert config.downsampling == 2
+    np.testing.assert_array_equal(vae.decode_frames(network, latents), frames)
+
+
 def test_tiny_learns_to_draw_a_disc(model):
     graphdef, params = nnx.split(model)
     optimizer = optax.adam(2e-3)

@@ -64,7 +64,8 @@ def place_on(shape: tuple[int, int, int]) -> Place:
     # Adam divides a gradient of rounding errors by itself; a small rate keeps that out of sight.
     for name in ("sft", "autoencoder", "world_model", "reward", "improve"):
         config[name].learning_rate = 1e-4
-    config.world_model.update(depth=1, hidden=32)
+    config.world_model.update(depth=1, hidden=32, patch=2)
+    config.autoencoder.latents = "tiny"  # the one that is trained
     devices = jax.devices()[: int(np.prod(shape))]
     return Place(config, meshes.mesh_of(devices, shape))
 

@@ -81,6 +81,8 @@ def flow_config(config: ConfigDict, task: Task) -> FlowConfig:
         sampling_steps=section.sampling_steps,
         history_noise=section.history_noise,
         timestep_shift=section.timestep_shift,
+        start_spread=section.get("start_spread", FlowConfig.start_spread),
+        train_times=section.get("train_times", FlowConfig.train_times),
     )
 
 
@@ -126,6 +128,7 @@ def world_model_training(config: ConfigDict, task: Task) -> WorldModelTraining:
         rollout_fraction=section.align_rollout_fraction,
         self_forcing=section.self_forcing,
         ema_decay=section.ema_decay,
+        forcing_from=section.get("forcing_from", 0),
         accumulate=section.get("accumulate", 1),
     )
 

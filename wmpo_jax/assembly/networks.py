@@ -132,6 +132,11 @@ def stdit_config(config: ConfigDict, task: Task) -> STDiTConfig:
     return dataclasses.replace(
         tiny,
         products=products(config),
+        in_channels=autoencoder_config(config, 1.0).latent_channels,
+        patch=(section.get("patch", 2),) * 2,
+        fine=section.get("fine", 0),
+        copies=section.get("copies", 0),
+        pixel_side=autoencoder_config(config, 1.0).patch_size if latents_are_pixels(config) else 1,
         hidden=section.hidden,
         depth=section.depth,
         heads=section.heads,
@@ -141,8 +146,15 @@ def stdit_config(config: ConfigDict, task: Task) -> STDiTConfig:
 def autoencoder_config(config: ConfigDict, scale: float) -> AutoencoderKLConfig:
     sizes = released(config, "autoencoder")
     if sizes is None:
-        sizes = compute_in(AutoencoderKLConfig.tiny(), jnp.float32, products(config))
+        kind = config.autoencoder.get("latents", "tiny")
+        tiny = getattr(AutoencoderKLConfig, kind)()
+        sizes = compute_in(tiny, jnp.float32, products(config))
     return dataclasses.replace(sizes, scaling_factor=scale)
+
+
+def latents_are_pixels(config: ConfigDict) -> bool:
+    """Whether frames are encoded by rearranging their pixels, without a network."""
+    return not autoencoder_config(config, 1.0).block_out_channels
 
 
 def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from wmpo_jax.report import plots, tables
+from wmpo_jax.report.ladder import ladder_tables
 from wmpo_jax.report.record import (
     CYCLE,
     RunRecord,
@@ -63,6 +64,7 @@ def render(record: RunRecord) -> str:
         gates=tables.gates(record),
         confusions=tables.confusions(record),
         honesty=tables.honesty_table(record),
+        ladder=ladder_tables(record),
         panels=_panels(record),
         curves=plots.curve_groups(record),
         videos=clip_groups(record),

@@ -33,6 +33,7 @@ CYCLE = {
 }
 # Optional stages: run by name only.
 EXTRAS = {
+    "diagnose": "where success changes between reality and imagination",
     "oracle": "GRPO with unlimited real rollouts",
     "filtered_bc": "imitation of the successes among the rollouts",
     "dpo": "DPO on pairs of the rollouts",

@@ -190,6 +190,16 @@ class Autoencoder(Section):
     learning_rate: Rate
     kl_weight: Share
     checkpoint_every: Interval
+    latents: Literal["tiny", "pixels"] = "tiny"
+
+    @model_validator(mode="after")
+    def _related(self) -> Self:
+        if self.latents == "pixels" and self.steps:
+            raise ValueError(
+                f"autoencoder.latents are pixels, which need no training, and autoencoder.steps is "
+                f"{self.steps}: set it to 0"
+            )
+        return self
 
 
 class WorldModel(Section):
@@ -209,7 +219,13 @@ class WorldModel(Section):
     prediction: Literal["residual", "velocity"]
     history_noise: Share
     timestep_shift: Annotated[Number, Field(gt=0, le=1000)]
+    start_spread: Annotated[Number, Field(ge=0, le=100)] = 0.5
+    train_times: Literal["spread", "sampled"] = "spread"
+    patch: Small = 2
+    fine: Annotated[int, Field(ge=0, le=65_536)] = 0
+    copies: Annotated[int, Field(ge=0, le=1024)] = 0
     self_forcing: Share
+    forcing_from: Steps = 0
     ema_decay: Annotated[Number, Field(ge=0, lt=1)]
     sampling_steps: Annotated[int, Field(ge=1, le=1000)]
     checkpoint_every: Interval
@@ -220,6 +236,15 @@ class WorldModel(Section):
             raise ValueError(
                 f"world_model.hidden = {self.hidden} does not divide into world_model.heads = "
                 f"{self.heads} of an even width: change one of them"
+            )
+        if self.copies and not self.fine:
+            raise ValueError(
+                f"world_model.copies = {self.copies} needs world_model.fine: set it to 32 or more"
+            )
+        if self.start_spread == 0 and (self.train_times == "spread" or self.sampling_steps > 1):
+            raise ValueError(
+                "world_model.start_spread is 0, so that a noisy frame would show its target: set "
+                "world_model.train_times to sampled and world_model.sampling_steps to 1"
             )
         if self.optimizer == "adamw" and self.weight_decay is None:
             raise ValueError(

@@ -21,6 +21,7 @@ from wmpo_jax.stages import (
     baselines,
     collect,
     demos,
+    diagnose,
     evaluate,
     evaluate_imported,
     export,
@@ -57,6 +58,7 @@ CYCLE: dict[str, Stage] = {
 }
 # Run only when named: they need the true environment beyond the budget, or serve other ends.
 OTHERS: dict[str, Stage] = {
+    "diagnose": diagnose.run,
     "oracle": oracle.run,
     "filtered_bc": baselines.run_filtered_bc,
     "dpo": baselines.run_dpo,

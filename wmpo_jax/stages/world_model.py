@@ -55,17 +55,20 @@ def _training_data(
 ) -> world_model.Corpus | Stream:
     """Latents and normalized actions of this run's own episodes; from disk, windows of frames.
 
+    Where latents are pixels the frames themselves are kept, which take a quarter of the memory.
     Those take the place of demonstrations and play, and come with the frozen autoencoder that
     encodes them; rollouts come from memory.
     """
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
+    pixels = networks.latents_are_pixels(context.config)
     for name, stage in recorded(context).items():
         episodes = context.episodes(name, stage)
-        latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
-        part = {
-            "latents_ETHWC": latents["latents_BThwc"],
-            "actions_ETA": normalized_actions(episodes, context.statistics),
-        }
+        if pixels:
+            videos = {"frames_ETHWC": episodes["frames_BTHWC"]}
+        else:
+            latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
+            videos = {"latents_ETHWC": latents["latents_BThwc"]}
+        part = {**videos, "actions_ETA": normalized_actions(episodes, context.statistics)}
         source = "rollouts" if name.startswith("rollouts") else name  # of all rounds
         parts.setdefault(source, []).append(part)
     corpus: world_model.Corpus = {
@@ -75,7 +78,7 @@ def _training_data(
     if context.mixture is None and "play" not in corpus:
         corpus["play"] = corpus["demos"]  # without play, demonstrations take its place
     if context.mixture is None:
-        return corpus
+        return corpus | ({"autoencoder": context.trained.autoencoder()} if pixels else {})
     rows = config.batch_size * config.accumulate
     stream = context.stream("world model data", config.window_spec, rows, clip=False)
     return Stream(stream.loader, {"autoencoder": context.trained.autoencoder(), **corpus})

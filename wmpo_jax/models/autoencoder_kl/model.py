@@ -19,6 +19,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 # A fresh posterior starts narrow, so that unit noise does not hide the latents from the decoder.
 # A small gain: see the README.
 INITIAL_LOGVAR = -6.0
+HALF_LEVEL = 1.0 / 255.0  # of a uint8 gray level, in images of [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class AutoencoderKLConfig:
 
     Attributes:
       block_out_channels: channels per resolution, finest first; each next one halves H and W.
+        Empty: no network at all, latents are the scaled pixels of squares of `patch_size`.
       layers_per_block: residual blocks per resolution of the encoder; the decoder has one more.
       latent_channels: C of the latent map.
       norm_num_groups: groups of each GroupNorm; must divide every entry of block_out_channels.
@@ -52,7 +54,7 @@ class AutoencoderKLConfig:
     @property
     def downsampling(self) -> int:
         """Image pixels per latent pixel, along one side."""
-        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** max(len(self.block_out_channels) - 1, 0)
 
     @property
     def patch_channels(self) -> int:
@@ -73,6 +75,11 @@ class AutoencoderKLConfig:
     def tiny(cls) -> "AutoencoderKLConfig":
         """32x32 pixels -> 8x8x4 latents; made for a CPU, see the README for timings."""
         return cls((32, 32), 1, 4, 8, 1.0, mid_attention=False, patch_size=2)
+
+    @classmethod
+    def pixels(cls) -> "AutoencoderKLConfig":
+        """32x32 pixels -> 16x16x12 latents, nothing lost; needs no training."""
+        return cls((), 0, 12, 1, 1.0, patch_size=2)
 
 
 class Encoder(nnx.Module):
@@ -223,11 +230,19 @@ class AutoencoderKL(nnx.Module):
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = config
         latent, dtype = config.latent_channels, config.dtype
-        self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
-        self.quant_conv = layers.conv(2 * latent, 2 * latent, 1, dtype=dtype, rngs=rngs)
-        self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, INITIAL_LOGVAR]), latent))
+        inputs, logvar = 2 * latent, INITIAL_LOGVAR
+        self.encoder = self.decoder = _unchanged
+        if config.block_out_channels:
+            self.encoder = Encoder(config, rngs=rngs)
+            self.decoder = Decoder(config, rngs=rngs)
+        else:
+            inputs, logvar = latent, LOGVAR_RANGE[0]
+        self.quant_conv = layers.conv(inputs, 2 * latent, 1, dtype=dtype, rngs=rngs)
+        self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, logvar]), latent))
         self.post_quant_conv = layers.conv(latent, latent, 1, dtype=dtype, rngs=rngs)
+        if not config.block_out_channels:
+            self.quant_conv.kernel[...] = jnp.eye(latent, 2 * latent)[None, None]
+            self.post_quant_conv.kernel[...] = jnp.eye(latent)[None, None]
 
     def encode(self, images_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log-variance of the unscaled posterior.
@@ -261,7 +276,13 @@ class AutoencoderKL(nnx.Module):
         """Scaled latents -> float32 images, about [-1, 1] (not clipped)."""
         z_BHWC = self.post_quant_conv(latents_BHWC / self.config.scaling_factor)
         images_BHWC = depth_to_space(self.decoder(z_BHWC), self.config.patch_size)
+        if not self.config.block_out_channels:
+            images_BHWC += HALF_LEVEL  # `to_uint8` truncates: with it every pixel comes back
         return images_BHWC.astype(jnp.float32)
+
+
+def _unchanged(x_BHWC: jax.Array) -> jax.Array:
+    return x_BHWC
 
 
 def space_to_depth(x_BHWC: jax.Array, side: int) -> jax.Array:

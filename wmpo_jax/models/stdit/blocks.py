@@ -181,12 +181,17 @@ class BlockPair(nnx.Module):
 
 
 class FinalLayer(nnx.Module):
-    """Modulated LayerNorm and a linear map from a token to its patch of output channels."""
+    """Modulated LayerNorm and a linear map from a token to its patch of output channels.
+
+    With `config.fine` the map is that of `refine.FineHead`.
+    """
 
     def __init__(self, config: STDiTConfig, *, rngs: nnx.Rngs):
         rows, columns = config.patch
         self.scale_shift_table = nnx.Param(_table(2, config, rngs))
-        self.linear = dense(config, config.hidden, rows * columns * config.out_channels, rngs=rngs)
+        if not config.fine:
+            outputs = rows * columns * config.out_channels
+            self.linear = dense(config, config.hidden, outputs, rngs=rngs)
 
     def modulated_norm(self, x_BTSD: jax.Array, embedding_BTD: jax.Array) -> jax.Array:
         table_2D = self.scale_shift_table[...].astype(embedding_BTD.dtype)

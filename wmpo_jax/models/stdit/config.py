@@ -21,6 +21,12 @@ class STDiTConfig:
       pred_sigma: the output has 2C channels, of which only the first C are used (as released).
       action_dim: length of the conditioning vector of one frame.
       history, chunk: condition frames, then predicted frames, of a window.
+      fine: features of every latent pixel in a head that draws the output at full resolution
+        (`refine.FineHead`); 0 for the released linear map from a token to its patch.
+      fine_layers: its residual layers.
+      copies: displaced copies of a frame that the head blends; only with `fine`.
+      pixel_side: squares of so many pixels are the channels of a latent pixel, where latents are
+        pixels; copies are moved by fractions of these.
       input_square_px: image side at which neighboring tokens are one unit of position apart.
       dtype: compute type. bfloat16 also rounds rotary frequencies, timesteps and positions as the
         released model does (stdit3.py:412-418); parameters are float32 either way.
@@ -39,6 +45,10 @@ class STDiTConfig:
     chunk: int
     mlp_ratio: float = 4.0
     pred_sigma: bool = True
+    fine: int = 0
+    fine_layers: int = 2
+    copies: int = 0
+    pixel_side: int = 1
     input_square_px: int = 512
     dtype: DTypeLike = jnp.float32
     products: Products = "float32"

@@ -22,6 +22,7 @@ from wmpo_jax.models.stdit.blocks import (
     timestep_features,
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
+from wmpo_jax.models.stdit.refine import FineHead
 from wmpo_jax.runtime.sharding import spread_batch
 
 HISTORY_TIMESTEP = 15.0
@@ -75,6 +76,8 @@ class STDiT(nnx.Module):
         self.action_embedder = ActionEmbedder(config, rngs=rngs)
         self.pairs = _stacked_pairs(config, rngs)
         self.final_layer = FinalLayer(config, rngs=rngs)
+        if config.fine:
+            self.fine_head = FineHead(config, rngs=rngs)
 
     def __call__(
         self,
@@ -101,6 +104,10 @@ class STDiT(nnx.Module):
         # As released: condition frames normalize and modulate the already modulated tokens.
         clean = self.final_layer.modulated_norm(noisy, clean_11D)
         out_BTSD = jnp.where(mask_BT[..., None, None], noisy, clean)
+        if self.config.fine:
+            h = self.config.history
+            chunk = self.fine_head(out_BTSD[:, h:], latents_BTHWC[:, h:], actions_BKA)
+            return jnp.concatenate([jnp.zeros_like(latents_BTHWC[:, :h]), chunk], axis=1)
         return self._unpatch(out_BTSD, latents_BTHWC.shape)
 
     def encode_history(
@@ -136,6 +143,8 @@ class STDiT(nnx.Module):
             (cache.keys, cache.values),
         )
         x_BKSD = self.final_layer.modulated_norm(x_BKSD, t_B1D)
+        if self.config.fine:
+            return self.fine_head(x_BKSD, noisy_BKHWC, actions_BKA)
         return self._unpatch(x_BKSD, noisy_BKHWC.shape)
 
     def embed_timestep(self, timestep_B: jax.Array) -> jax.Array:
