@@ -79,7 +79,7 @@ def test_config_flags_and_stages_of_a_run_exist(command):
     load_config(spec, overrides)
     stages = flags.get("--stages", "demos").split(",")
     assert set(stages) <= STAGES.keys()
-    assert {k for k in flags if "config." not in k} <= {"--workdir", "--stages"}
+    assert {k for k in flags if "config." not in k} <= {"--workdir", "--stages", "--base"}
 
 
 def test_every_link_between_pages_leads_somewhere():

@@ -7,6 +7,7 @@ import numpy as np
 
 from wmpo_jax.agents.policy import trained_of
 from wmpo_jax.assembly.seeds import span
+from wmpo_jax.assembly.trained import ImaginedParts
 from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_arrays, save_arrays
@@ -32,11 +33,11 @@ class RealMonitor:
     last checkpoint, and finds the same.
     """
 
-    def __init__(self, context: RunContext, iterations: int) -> None:
+    def __init__(self, context: RunContext, iterations: int, parts: ImaginedParts) -> None:
         section = context.config.monitor
         self._context, self._last, self._every = context, iterations, section.every
         self._planned = len({*range(0, iterations + 1, section.every), iterations})
-        self._comparison = Comparison(context, "monitor", section.episodes)
+        self._comparison = Comparison(context, "monitor", section.episodes, parts)
         self._file = context.workdir.data(context.named("improve")) / "checks.npz"
         self._known: list[trust.Check] | None = None
 
