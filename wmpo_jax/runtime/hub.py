@@ -161,7 +161,7 @@ def _download(address: Address) -> Path:
 
 
 def _patterns(address: Address) -> list[str] | None:
-    """What is downloaded: a folder, or a file, of weights with the JSON files that describe them."""
+    """What is downloaded: a folder or a file; of weights with the JSON files that describe them."""
     if not address.sub:
         return None
     sub = glob.escape(address.sub)
