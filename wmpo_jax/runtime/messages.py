@@ -18,7 +18,7 @@ _KINDS = "biufSU"  # of array elements: no objects, no records
 
 def pack(value: Any) -> bytes:
     """One message of nested dicts, lists, text, numbers and NumPy arrays."""
-    return msgpack.packb(value, default=_packed)
+    return msgpack.Packer(default=_packed).pack(value)
 
 
 def unpack(message: bytes) -> Any:
