@@ -23,7 +23,6 @@ SMALL = {
     "play.episodes": 16,
     "sft.steps": 4,
     "collect.starts": 2,
-    "autoencoder.steps": 4,
     "world_model.pretrain_steps": 2,
     "world_model.align_steps": 2,
     "world_model.hidden": 32,

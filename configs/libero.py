@@ -44,6 +44,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task = "libero_spatial"  # any of libero_{spatial,object,goal,10,90}
     config.image_size = 64
     config.cpu_devices = 2
+    # Precision of matrix products: float32, bfloat16 (sums in float32), or auto: bfloat16 where the
+    # hardware has units for it. Parameters, norms and losses are float32 either way.
+    config.products = "auto"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.tensorboard = True
     config.writers = ""  # further metric writers: csv, module:Class (docs/extending.md)
@@ -144,6 +147,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "checkpoint_every": 1,
         }
     )
+    # Real checks during RL; every episode costs simulation. 0 episodes of budget: no checks.
+    config.monitor = ConfigDict({"every": 4, "episodes": 32, "budget": 0})
     config.oracle = ConfigDict({"iterations": 1, "groups": 8, "min_gain": 0.0})
     config.grpo_on_rollouts = ConfigDict({"settings": ((4, 1e-4),)})
     config.evaluate = ConfigDict(

@@ -7,6 +7,11 @@
 Exit status: 0 done, 2 an error that the user can correct.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
 import os
 import sys
@@ -49,6 +54,7 @@ def run(flags: argparse.Namespace) -> None:
     from wmpo_jax.conversion import importing, kinds, publishing, store
     from wmpo_jax.runtime import hub
 
+    interrupts.raise_from_now_on()
     if flags.verify and hub.is_address(flags.target):
         raise UserError("--verify compares with files: export to a folder first, then upload.")
     if flags.direction == "import":
@@ -79,4 +85,4 @@ def compare(ours: Path, theirs: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

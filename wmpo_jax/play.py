@@ -6,7 +6,13 @@ opens a local page that keys and an on-screen stick drive. Exit status: 0 done, 
 correct it.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +35,6 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
     return 0
 
 
@@ -44,7 +48,11 @@ def serve(workdir: Path, host: str, port: int) -> None:
         print(f"{workdir}: loading and compiling, about a minute", flush=True)
         server.driver = open_session(workdir)
         print(f"open {server.url} (Ctrl-C ends)", flush=True)
-        server.serve_forever()
+        interrupts.raise_from_now_on()  # not before: modules are imported until here
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
 
 
 def open_session(path: Path) -> Any:
@@ -68,5 +76,7 @@ def open_session(path: Path) -> Any:
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while Python starts again
     environment.restart_with_huge_pages()
-    sys.exit(main(sys.argv[1:]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    sys.exit(interrupts.run(main))

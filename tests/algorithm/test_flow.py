@@ -43,14 +43,16 @@ def test_condition_frames_get_the_history_level():
     np.testing.assert_allclose(target, x0 - noise, atol=1e-6)
 
 
-def test_residual_examples_begin_around_the_newest_frame_as_the_network_sees_it():
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_residual_examples_begin_around_the_newest_frame_as_the_network_sees_it(spread):
     x0, noise = normals(0, 1)
     mask_BT = jnp.arange(4)[None] > jnp.arange(3)[:, None]
-    noisy, target = rf.training_example(x0, noise, jnp.full(3, 1000.0), mask_BT, 80.0, "residual")
+    t_B = jnp.full(3, 1000.0)
+    noisy, target = rf.training_example(x0, noise, t_B, mask_BT, 80.0, "residual", spread)
     for b, newest in enumerate((0, 1, 2)):
         seen = 0.92 * x0[b, newest] + 0.08 * noise[b, newest]
         np.testing.assert_allclose(noisy[b, newest], seen, atol=1e-6)
-        expected = seen + rf.RESIDUAL_SPREAD * noise[b, newest + 1 :]
+        expected = seen + spread * noise[b, newest + 1 :]
         np.testing.assert_allclose(noisy[b, newest + 1 :], expected, atol=1e-5)
         np.testing.assert_allclose(target[b], x0[b] - seen, atol=1e-6)
 
@@ -89,9 +91,9 @@ def test_residual_is_x0_after_one_euler_step():
 def test_a_residual_path_leads_from_around_the_newest_frame_to_the_data():
     x0, noise, history = normals(0, 1, 2)
     newest = history[:, -1]
-    start = rf.residual_start(noise, newest)
+    start = rf.residual_start(noise, newest, 0.5)
     offset = start - newest[:, None]
-    np.testing.assert_allclose(offset, rf.RESIDUAL_SPREAD * noise, atol=1e-6)
+    np.testing.assert_allclose(offset, 0.5 * noise, atol=1e-6)
     perfect = x0 - newest[:, None]
     out = rf.euler_sample(lambda z, t: rf.velocity(perfect, z, t, newest, "residual"), start, 5)
     np.testing.assert_allclose(out, x0, atol=1e-5)

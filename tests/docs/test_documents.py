@@ -29,6 +29,7 @@ ELSEWHERE = {
     "-m wmpo_jax.serve": "tests/serving/test_server.py",
     "-m tests.serving.openpi": ".ci/run",
     "benchmarks.served_policy": "not here: a measurement with a finished run",
+    "-m benchmarks.table": "tests/report/test_table.py",
     "-m wmpo_jax.report.collate": "tests/report/test_collate.py",
     "-m wmpo_jax.report.compare": "tests/report/test_compare.py",
     "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",

@@ -51,7 +51,6 @@ FEW = [
     "--config.tensorboard=False",
     "--config.cpu_devices=1",
     "--config.sft.steps=4",
-    "--config.autoencoder.steps=4",
     "--config.world_model.pretrain_steps=2",
     "--config.world_model.align_steps=2",
     "--config.reward.steps=4",

@@ -60,7 +60,12 @@ def test_pixel_ranges_and_truncation():
 
 
 def test_fast_upsampling_is_nearest_then_convolution():
-    upsample = layers.Upsample(6, dtype=jnp.float32, rngs=nnx.Rngs(1))  # pyright: ignore
+    upsample = layers.Upsample(
+        6,
+        dtype=jnp.float32,  # pyright: ignore
+        products="float32",
+        rngs=nnx.Rngs(1),
+    )
     upsample.conv.bias = nnx.Param(jnp.arange(6.0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 7, 6))
     doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
@@ -101,6 +106,16 @@ def test_kl_of_a_standard_normal_is_zero():
     zero = jnp.zeros((3, 2, 2, 4))
     np.testing.assert_array_equal(vae.kl_divergence(zero, zero), jnp.zeros(3))
     np.testing.assert_allclose(vae.kl_divergence(zero + 1.0, zero), 8.0)
+
+
+def test_latents_that_are_pixels_lose_nothing():
+    config = dataclasses.replace(vae.AutoencoderKLConfig.pixels(), scaling_factor=1.7)
+    network = vae.AutoencoderKL(config, rngs=nnx.Rngs(0))
+    frames = jax.random.randint(jax.random.key(0), (3, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    latents = vae.encode_frames(network, frames, jax.random.key(1))
+    assert latents.shape == (3, 16, 16, 12)
+    assert config.downsampling == 2
+    np.testing.assert_array_equal(vae.decode_frames(network, latents), frames)
 
 
 def test_tiny_learns_to_draw_a_disc(model):

@@ -12,7 +12,6 @@ from flax import nnx
 from wmpo_jax.models.stdit import STDiT, STDiTConfig
 from wmpo_jax.models.stdit.attention import rotary_table
 from wmpo_jax.models.stdit.blocks import timestep_features
-from wmpo_jax.models.stdit.dense import Dense
 from wmpo_jax.models.stdit.weights import key_table
 
 SMALL = dataclasses.replace(
@@ -91,25 +90,6 @@ def test_temporal_blocks_start_without_effect_of_other_frames():
     before = forward(model, latents, timestep, actions, mask_BT, *PIXELS)
     after = forward(model, latents.at[:, 0].add(1.0), timestep, actions, mask_BT, *PIXELS)
     np.testing.assert_array_equal(after[:, 1:], before[:, 1:])
-
-
-@pytest.mark.parametrize(("inner", "outer"), [(8, 24), (24, 8)])
-def test_dense_gradients_are_those_of_a_matrix_product(inner, outer):
-    x = jax.random.normal(jax.random.key(0), (2, 5, inner))
-    layer = Dense(inner, outer, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(layer)
-
-    def ours(params, x):
-        return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(x)))
-
-    def plain(params, x):
-        return jnp.sum(jnp.sin(x @ params["kernel"] + params["bias"][None, None]))
-
-    got, got_x = jax.grad(ours, argnums=(0, 1))(params, x)
-    want, want_x = jax.grad(plain, argnums=(0, 1))(nnx.to_pure_dict(params), x)
-    np.testing.assert_allclose(got_x, want_x, atol=1e-5)
-    for name, gradient in nnx.to_pure_dict(got).items():
-        np.testing.assert_allclose(gradient, want[name], atol=1e-5)
 
 
 def test_key_table_names_every_parameter_once():

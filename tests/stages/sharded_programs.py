@@ -64,7 +64,8 @@ def place_on(shape: tuple[int, int, int]) -> Place:
     # Adam divides a gradient of rounding errors by itself; a small rate keeps that out of sight.
     for name in ("sft", "autoencoder", "world_model", "reward", "improve"):
         config[name].learning_rate = 1e-4
-    config.world_model.update(depth=1, hidden=32)
+    config.world_model.update(depth=1, hidden=32, patch=2)
+    config.autoencoder.latents = "tiny"  # the one that is trained
     devices = jax.devices()[: int(np.prod(shape))]
     return Place(config, meshes.mesh_of(devices, shape))
 
@@ -168,9 +169,11 @@ def run_imagination(place):
         agents.reward_model(config, ENV, reward),
         jnp.float32(0.5),
     )
-    start = Observation(jnp.asarray(videos()[:, 0]), jnp.zeros(EPISODES, jnp.int32))
-    imagine = imagined_sampler(mesh, policy, 1.0, config.reward.min_step, 2)
-    start, parts = meshes.spread_whole(mesh, start), meshes.replicate(mesh, parts)
+    groups, group_size = 2, EPISODES // 2
+    start = Observation(jnp.asarray(videos()[:groups, 0]), jnp.zeros(groups, jnp.int32))
+    settings = agents.grpo_config(config, groups=groups, group_size=group_size, minibatch=EPISODES)
+    imagine = imagined_sampler(mesh, policy, settings, config.reward.min_step, 2)
+    start, parts = meshes.spread_if_even(mesh, start), meshes.replicate(mesh, parts)
     return params, imagine(params, parts, start, jax.random.key(3))
 
 
@@ -193,7 +196,7 @@ def run_reinforcement(place) -> dict:
     params, trajectory = run_imagination(place)
     return {
         "tokens": trajectory.tokens_BNKA,
-        "frames": trajectory.frames_BTHWC.astype(jnp.float32),
+        "frames": trajectory.frames_BNHWC.astype(jnp.float32),
         "update": run_update(place, params, trajectory),
     }
 

@@ -1,8 +1,13 @@
-"""Muon over stacked layers is Muon over each of them."""
+"""Muon is optax's, over stacked layers too."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
+import pytest
 
 from wmpo_jax.training import optimizers
 
@@ -36,3 +41,36 @@ def test_biases_of_stacked_layers_are_left_to_adam():
     update, _ = optimizer.update(grads, optimizer.init(params), params)
     assert (update["pairs"] < 0).all()
     np.testing.assert_allclose(update["pairs"], update["pairs"][0, 0], rtol=1e-4)  # sign, not size
+
+
+@pytest.mark.parametrize(("products", "bound"), [("float32", 1e-4), ("bfloat16", 5e-2)])
+def test_muon_is_that_of_optax(products, bound):
+    shapes = {"wide": (8, 24), "tall": (24, 8), "bias": (8,)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    ours = optimizers.muon(0.1, 100, "nothing", products)
+    schedule = optax.warmup_cosine_decay_schedule(0.01, 0.1, 25, 100, 0.01)
+    theirs: Any = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.contrib.muon(schedule, consistent_rms=0.2)
+    )
+    states = ours.init(params), theirs.init(params)
+    for step in range(3):
+        keys = jax.random.split(jax.random.key(step), len(shapes))
+        grads = {
+            name: jax.random.normal(key, shape)
+            for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+        update, our_state = ours.update(grads, states[0], params)
+        expected, their_state = theirs.update(grads, states[1], params)
+        states = our_state, their_state
+        for name in shapes:
+            error = jnp.linalg.norm(update[name] - expected[name])
+            assert error < bound * jnp.linalg.norm(expected[name])
+
+
+def test_layers_that_are_written_out_are_matrices_too():
+    params = {"blocks": {0: {"kernel": jnp.zeros((8, 8))}}}
+    grads = {"blocks": {0: {"kernel": jnp.diag(jnp.arange(1.0, 9.0))}}}
+    optimizer = optimizers.muon(0.1, 100, stacked="blocks")
+    update, _ = optimizer.update(grads, optimizer.init(params), params)
+    singular = np.linalg.svd(update["blocks"][0]["kernel"], compute_uv=False)
+    assert singular.min() > 0.5 * singular.max()

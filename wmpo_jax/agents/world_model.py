@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,10 @@ class FlowConfig:
       sampling_steps: Euler steps per chunk.
       history_noise: u in [0, 1], how far history frames are moved toward noise in training.
       timestep_shift: > 1 trains more near the noisy end.
+      start_spread: how far around the newest frame residual paths begin; 0 with one sampling step
+        makes a regression, for worlds without chance.
+      train_times: noise levels of training: "spread" over all of them, or those "sampled" alone. A
+        network that mostly sees a target through little noise learns to read it there.
     """
 
     image_size: int
@@ -31,6 +35,8 @@ class FlowConfig:
     sampling_steps: int = 30  # of the released inference config
     history_noise: float = flow.HISTORY_TIMESTEP / flow.MAX_TIMESTEP
     timestep_shift: float = 1.0
+    start_spread: float = 0.5
+    train_times: Literal["spread", "sampled"] = "spread"
 
 
 class VideoWorldModel(struct.PyTreeNode):
@@ -110,7 +116,7 @@ def chunk_noise(key: jax.Array, history_BThwc: jax.Array, chunk: int) -> jax.Arr
 def chunk_velocity(
     network: STDiT, config: FlowConfig, history_BThwc: jax.Array, actions_BKA: jax.Array
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(noisy chunk, timestep_B) -> velocity, over a cache of the history's keys and values.
+    """(noisy chunk, timestep_B or _1) -> velocity, over a cache of the history's keys and values.
 
     The history does not depend on the denoising step, so that the cache is exact.
     """
@@ -137,7 +143,7 @@ def predict_chunk(
     """Samples the latents of the next K frames from `chunk_noise` by `steps` Euler steps."""
     start, ratio = noise_BKhwc, 1.0
     if config.prediction == "residual":
-        start = flow.residual_start(noise_BKhwc, history_BThwc[:, -1])
+        start = flow.residual_start(noise_BKhwc, history_BThwc[:, -1], config.start_spread)
     else:
         frames = history_BThwc.shape[1] + noise_BKhwc.shape[1]
         ratio = flow.transform_ratio(config.image_size, config.image_size, frames)
@@ -164,7 +170,7 @@ def window_loss(
     """
     history_t = flow.MAX_TIMESTEP * config.history_noise
     noisy, target = flow.training_example(
-        latents_BThwc, noise_BThwc, t_B, mask_BT, history_t, config.prediction
+        latents_BThwc, noise_BThwc, t_B, mask_BT, history_t, config.prediction, config.start_spread
     )
     conditions, size = condition(network, actions_BKA), config.image_size
     output = network(noisy, t_B, conditions, mask_BT, size, size)
@@ -183,7 +189,11 @@ def flow_loss(
     """Mean `window_loss` at random noise levels: the scalar that training minimizes."""
     time_key, noise_key = jax.random.split(key)
     latents = jnp.concatenate([history_BThwc, chunk_BKhwc], axis=1)
-    t_B = flow.sample_timesteps(time_key, len(latents), config.timestep_shift)
+    if config.train_times == "sampled":
+        asked_N = flow.euler_timesteps(config.sampling_steps)
+        t_B = jax.random.choice(time_key, asked_N, (len(latents),))
+    else:
+        t_B = flow.sample_timesteps(time_key, len(latents), config.timestep_shift)
     noise = jax.random.normal(noise_key, latents.shape)
     frames = jnp.arange(latents.shape[1])
     mask_BT = jnp.broadcast_to(frames >= history_BThwc.shape[1], latents.shape[:2])

@@ -25,10 +25,6 @@ REFERENCE_PIXELS = 512**2
 # The reference multiplies by the root of this for every video, however many frames it has.
 VIDEO_FRAMES = 4
 
-# How far around the newest frame residual paths begin: enough to hide a step of motion, little
-# enough to show a small network where things are before its first attention to the past.
-RESIDUAL_SPREAD = 0.5
-
 Prediction = Literal["velocity", "residual"]
 
 
@@ -64,9 +60,15 @@ def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
     return (1 - u) * x0 + u * noise
 
 
-def residual_start(noise_BKHWC: jax.Array, newest_BHWC: jax.Array) -> jax.Array:
-    """Where the paths of a chunk begin of residual predictions begin, from unit noise."""
-    return newest_BHWC[:, None] + RESIDUAL_SPREAD * noise_BKHWC
+def residual_start(
+    noise_BKHWC: jax.Array, newest_BHWC: jax.Array, spread: float = 0.5
+) -> jax.Array:
+    """Where the paths of a chunk of residual predictions begin, from unit noise.
+
+    Args:
+      spread: standard deviation around the newest frame. 0 makes one step a plain regression.
+    """
+    return newest_BHWC[:, None] + spread * noise_BKHWC
 
 
 def velocity(
@@ -91,15 +93,16 @@ def euler_sample(
 ) -> jax.Array:
     """Integrates dz = v du from noise to data: z += v(z, t_i) (t_i - t_{i+1}) / 1000, t_N = 0.
 
-    `velocity_fn(z, t_B)` returns the velocity of all frames of `start_BKHWC`, the chunk that is
-    sampled; the history is part of its closure. No classifier-free guidance.
+    `velocity_fn(z, t_1)` returns the velocity of all frames of `start_BKHWC`, the chunk that is
+    sampled; the history is part of its closure. The time is one for the whole batch, so that what
+    the network makes of it is computed once. No classifier-free guidance.
     """
     times = euler_timesteps(num_steps, ratio)
     steps = -jnp.diff(times, append=0.0) / MAX_TIMESTEP
 
     def step(z: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         t, du = now
-        return z + du * velocity_fn(z, jnp.full(len(z), t)), None
+        return z + du * velocity_fn(z, t[None]), None
 
     return jax.lax.scan(step, start_BKHWC, (times, steps))[0]
 
@@ -123,6 +126,7 @@ def training_example(
     mask_BT: jax.Array,
     history_t: float = HISTORY_TIMESTEP,
     prediction: Prediction = "velocity",
+    spread: float = 0.5,
 ) -> Example:
     """Noises a window: frames with mask True to `t_B`, the history before them to `history_t`.
 
@@ -136,7 +140,7 @@ def training_example(
     else:
         newest_B = jnp.argmax(mask_BT, axis=1) - 1
         newest_BHWC = history_BTHWC[jnp.arange(len(newest_B)), newest_B]
-        start_BTHWC = residual_start(noise_BTHWC, newest_BHWC)
+        start_BTHWC = residual_start(noise_BTHWC, newest_BHWC, spread)
         target_BTHWC = x0_BTHWC - newest_BHWC[:, None]
     noisy_BTHWC = add_noise(x0_BTHWC, start_BTHWC, t_B)
     return Example(jnp.where(_like(mask_BT, x0_BTHWC), noisy_BTHWC, history_BTHWC), target_BTHWC)

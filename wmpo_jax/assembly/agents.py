@@ -81,14 +81,21 @@ def flow_config(config: ConfigDict, task: Task) -> FlowConfig:
         sampling_steps=section.sampling_steps,
         history_noise=section.history_noise,
         timestep_shift=section.timestep_shift,
+        start_spread=section.get("start_spread", FlowConfig.start_spread),
+        train_times=section.get("train_times", FlowConfig.train_times),
     )
 
 
-def sft_config(config: ConfigDict) -> SFTConfig:
-    """Of stage sft."""
+def sft_config(
+    config: ConfigDict, steps: int | None = None, learning_rate: float | None = None
+) -> SFTConfig:
+    """Of stage sft; another training of the same kind has its own `steps` and `learning_rate`."""
     section = config.sft
+    optimizer = _optimizer(config, section, section.steps if steps is None else steps)
+    if learning_rate is not None:
+        optimizer = dataclasses.replace(optimizer, learning_rate=learning_rate)
     return SFTConfig(
-        optimizer=_optimizer(section, section.steps),
+        optimizer=optimizer,
         batch_size=section.batch_size,
         soft_label_sigma=section.soft_label_sigma,
         augment=section.augment,
@@ -100,7 +107,7 @@ def autoencoder_training(config: ConfigDict) -> AutoencoderTraining:
     """Of stage autoencoder."""
     section = config.autoencoder
     return AutoencoderTraining(
-        optimizer=_optimizer(section, section.steps),
+        optimizer=_optimizer(config, section, section.steps),
         batch_size=section.batch_size,
         kl_weight=section.kl_weight,
     )
@@ -110,7 +117,7 @@ def world_model_training(config: ConfigDict, task: Task) -> WorldModelTraining:
     """Of stage world_model; both phases are one training run with two mixtures."""
     section = config.world_model
     return WorldModelTraining(
-        optimizer=_optimizer(section, section.pretrain_steps + section.align_steps),
+        optimizer=_optimizer(config, section, section.pretrain_steps + section.align_steps),
         flow=flow_config(config, task),
         batch_size=section.batch_size,
         history=section.history,
@@ -121,6 +128,7 @@ def world_model_training(config: ConfigDict, task: Task) -> WorldModelTraining:
         rollout_fraction=section.align_rollout_fraction,
         self_forcing=section.self_forcing,
         ema_decay=section.ema_decay,
+        forcing_from=section.get("forcing_from", 0),
         accumulate=section.get("accumulate", 1),
     )
 
@@ -130,7 +138,7 @@ def reward_training(config: ConfigDict, task: Task) -> RewardTraining:
     section = config.reward
     return RewardTraining(
         optimizer=dataclasses.replace(
-            _optimizer(section, section.steps), weight_decay=WEIGHT_DECAY
+            _optimizer(config, section, section.steps), weight_decay=WEIGHT_DECAY
         ),
         batch_size=section.batch_size,
         window=section.window,
@@ -147,10 +155,11 @@ def grpo_config(config: ConfigDict, **changes: Any) -> GRPOConfig:
     return GRPOConfig(**{"temperature": config.policy.temperature, **values, **changes})
 
 
-def _optimizer(section: ConfigDict, steps: int) -> OptimizerConfig:
+def _optimizer(config: ConfigDict, section: ConfigDict, steps: int) -> OptimizerConfig:
     return OptimizerConfig(
         section.learning_rate,
         steps,
         section.get("optimizer", "adamw"),
         section.get("weight_decay", 0.0),
+        networks.products(config),
     )

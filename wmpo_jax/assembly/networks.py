@@ -31,6 +31,7 @@ from wmpo_jax.models.videomae import VideoMAEConfig
 from wmpo_jax.models.vla import PromptTokenizer, VLAConfig
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.precision import Products, choose_products
 from wmpo_jax.training import state
 
 PRESETS: dict[str, type] = {
@@ -39,6 +40,9 @@ PRESETS: dict[str, type] = {
     "autoencoder": AutoencoderKLConfig,
     "reward": VideoMAEConfig,
 }
+
+
+SHALLOW = 8  # layers that are compiled one by one (`models.layers`)
 
 
 def released(config: ConfigDict, role: str) -> Any:
@@ -51,14 +55,19 @@ def released(config: ConfigDict, role: str) -> Any:
         return None
     store = checkpoint(config, role)
     if store is not None:
-        return compute_in(store.config, jnp.dtype(config.networks.dtype))
+        return compute_in(store.config, jnp.dtype(config.networks.dtype), products(config))
     name, family = config.networks[role], PRESETS[role]
     if not hasattr(family, name):
         raise UserError(
             f"networks.{role} = {name!r} is no preset of {family.__name__}: "
             "see the class for their names."
         )
-    return compute_in(getattr(family, name)(), jnp.dtype(config.networks.dtype))
+    return compute_in(getattr(family, name)(), jnp.dtype(config.networks.dtype), products(config))
+
+
+def products(config: ConfigDict) -> Products:
+    """In which precision networks multiply matrices on this process's devices."""
+    return choose_products(config.get("products", "auto"), jax.devices()[0].platform)
 
 
 def checkpoint(config: ConfigDict, role: str) -> Store | None:
@@ -73,12 +82,13 @@ def checkpoint(config: ConfigDict, role: str) -> Store | None:
 
 
 def vla_config(config: ConfigDict, task: Task) -> VLAConfig:
-    """Of the policy; released sizes are scanned."""
+    """Of the policy; deep networks are scanned."""
     sizes = released(config, "policy")
     if sizes is None:
-        return VLAConfig.tiny(task.action_dim, task.chunk, n_action_classes=config.policy.bins)
+        tiny = VLAConfig.tiny(task.action_dim, task.chunk, n_action_classes=config.policy.bins)
+        return compute_in(tiny, jnp.float32, products(config))
     _must_fit("policy", task, action_dim=sizes.action_dim, chunk=sizes.chunk)
-    return sizes.scanned()
+    return sizes if _written_out(config, "policy", sizes.llama.depth) else sizes.scanned()
 
 
 def vla_transform(config: ConfigDict) -> ImageTransformConfig:
@@ -120,13 +130,31 @@ def stdit_config(config: ConfigDict, task: Task) -> STDiTConfig:
         return sizes
     tiny = STDiTConfig.tiny(2 * task.action_dim, task.chunk, section.history)
     return dataclasses.replace(
-        tiny, hidden=section.hidden, depth=section.depth, heads=section.heads
+        tiny,
+        products=products(config),
+        in_channels=autoencoder_config(config, 1.0).latent_channels,
+        patch=(section.get("patch", 2),) * 2,
+        fine=section.get("fine", 0),
+        copies=section.get("copies", 0),
+        pixel_side=autoencoder_config(config, 1.0).patch_size if latents_are_pixels(config) else 1,
+        hidden=section.hidden,
+        depth=section.depth,
+        heads=section.heads,
     )
 
 
 def autoencoder_config(config: ConfigDict, scale: float) -> AutoencoderKLConfig:
-    sizes = released(config, "autoencoder") or AutoencoderKLConfig.tiny()
+    sizes = released(config, "autoencoder")
+    if sizes is None:
+        kind = config.autoencoder.get("latents", "tiny")
+        tiny = getattr(AutoencoderKLConfig, kind)()
+        sizes = compute_in(tiny, jnp.float32, products(config))
     return dataclasses.replace(sizes, scaling_factor=scale)
+
+
+def latents_are_pixels(config: ConfigDict) -> bool:
+    """Whether frames are encoded by rearranging their pixels, without a network."""
+    return not autoencoder_config(config, 1.0).block_out_channels
 
 
 def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
@@ -134,15 +162,23 @@ def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
     section, sizes = config.reward, released(config, "reward")
     labels = 2 * len(task.instructions)
     if sizes is None:
-        return VideoMAEConfig.tiny(section.window, task.image_size, labels)
+        tiny = VideoMAEConfig.tiny(section.window, task.image_size, labels)
+        return compute_in(tiny, jnp.float32, products(config))
     if sizes.num_frames != section.window:
         raise UserError(
             f"The reward model sees {sizes.num_frames} frames and reward.window is "
             f"{section.window}: make them equal."
         )
+    if not _written_out(config, "reward", sizes.num_layers):
+        sizes = sizes.scanned()
     if sizes.num_labels == labels:
-        return sizes.scanned()
-    return dataclasses.replace(sizes.scanned(), num_labels=labels, head="softmax_pairs")
+        return sizes
+    return dataclasses.replace(sizes, num_labels=labels, head="softmax_pairs")
+
+
+def _written_out(config: ConfigDict, role: str, depth: int) -> bool:
+    """Whether a network is shallow and begins from nothing; checkpoints are read in stacks."""
+    return depth <= SHALLOW and checkpoint(config, role) is None
 
 
 def _must_fit(role: str, task: Task, **sizes: int) -> None:

@@ -21,6 +21,7 @@ from wmpo_jax.models.videomae import VideoMAE, VideoMAEConfig
 from wmpo_jax.models.videomae import weights as videomae_weights
 from wmpo_jax.models.vla import VLA, VLAConfig
 from wmpo_jax.models.vla import weights as vla_weights
+from wmpo_jax.runtime.precision import Products
 
 Path = tuple[Any, ...]
 Shape = tuple[int, ...]
@@ -92,15 +93,17 @@ def by_path(entries: list[Entry]) -> dict[Path, list[Entry]]:
     return parts
 
 
-def compute_in(config: Any, dtype: Any) -> Any:
-    """The same config with every `dtype` field, nested ones too, set to `dtype`."""
+def compute_in(config: Any, dtype: Any, products: Products = "float32") -> Any:
+    """The same config with every `dtype` and `products` field, nested ones too, set to these."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name == "dtype":
             changes["dtype"] = dtype
+        elif field.name == "products":
+            changes["products"] = products
         elif dataclasses.is_dataclass(value):
-            changes[field.name] = compute_in(value, dtype)
+            changes[field.name] = compute_in(value, dtype, products)
     return dataclasses.replace(config, **changes)
 
 

@@ -80,6 +80,28 @@ class Environment(Task, Protocol):
         ...
 
 
+class Witness(struct.PyTreeNode):
+    """What a diagnosis may know of a true state; nothing that learns or scores ever reads it.
+
+    Attributes:
+      geom_HW: int32, the geom that each pixel shows, an index into `geom_names`; -1 for none.
+      miss: meters by which what decides about success is off in this state; infinite where
+        nothing is decided.
+    """
+
+    geom_HW: jax.Array
+    miss: jax.Array
+
+
+@runtime_checkable
+class Witnessed(Protocol):
+    """An environment that says more of its true state than frames show, for reports alone."""
+
+    geom_names: tuple[str, ...]
+
+    def witness(self, state: EnvState) -> Witness: ...
+
+
 @runtime_checkable
 class StoresStarts(Protocol):
     """A benchmark that keeps initial states for evaluation."""

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (assembly.seeds.BLOCK)
+MOST_ROUNDS = 20  # of the lifelong loop
 RUN_SEEDS = 200  # assembly.seeds.MAX_RUN_SEED
 # What the presets of networks look back on; imported networks bring their own.
 PRESET_HISTORY = 4  # frames
@@ -138,7 +139,7 @@ class Demos(Section):
 
 
 class Play(Section):
-    episodes: Starts
+    episodes: Annotated[int, Field(ge=0, le=MOST_STARTS)]  # 0: the world model learns without
     noise: Share
 
 
@@ -150,10 +151,10 @@ class Weights(Section):
 
 
 class Networks(Section):
-    policy: Literal["openvla_7b", "mid"]
-    world_model: Literal["xl_2", "mid"]
-    autoencoder: Literal["sdxl"]
-    reward: Literal["base"]
+    policy: Literal["openvla_7b", "mid", "small"]
+    world_model: Literal["xl_2", "mid", "small"]
+    autoencoder: Literal["sdxl", "small"]
+    reward: Literal["base", "small"]
     weights: Weights
     statistics: str
     dtype: Literal["float32", "bfloat16"]
@@ -189,6 +190,16 @@ class Autoencoder(Section):
     learning_rate: Rate
     kl_weight: Share
     checkpoint_every: Interval
+    latents: Literal["tiny", "pixels"] = "tiny"
+
+    @model_validator(mode="after")
+    def _related(self) -> Self:
+        if self.latents == "pixels" and self.steps:
+            raise ValueError(
+                f"autoencoder.latents are pixels, which need no training, and autoencoder.steps is "
+                f"{self.steps}: set it to 0"
+            )
+        return self
 
 
 class WorldModel(Section):
@@ -208,7 +219,13 @@ class WorldModel(Section):
     prediction: Literal["residual", "velocity"]
     history_noise: Share
     timestep_shift: Annotated[Number, Field(gt=0, le=1000)]
+    start_spread: Annotated[Number, Field(ge=0, le=100)] = 0.5
+    train_times: Literal["spread", "sampled"] = "spread"
+    patch: Small = 2
+    fine: Annotated[int, Field(ge=0, le=65_536)] = 0
+    copies: Annotated[int, Field(ge=0, le=1024)] = 0
     self_forcing: Share
+    forcing_from: Steps = 0
     ema_decay: Annotated[Number, Field(ge=0, lt=1)]
     sampling_steps: Annotated[int, Field(ge=1, le=1000)]
     checkpoint_every: Interval
@@ -219,6 +236,15 @@ class WorldModel(Section):
             raise ValueError(
                 f"world_model.hidden = {self.hidden} does not divide into world_model.heads = "
                 f"{self.heads} of an even width: change one of them"
+            )
+        if self.copies and not self.fine:
+            raise ValueError(
+                f"world_model.copies = {self.copies} needs world_model.fine: set it to 32 or more"
+            )
+        if self.start_spread == 0 and (self.train_times == "spread" or self.sampling_steps > 1):
+            raise ValueError(
+                "world_model.start_spread is 0, so that a noisy frame would show its target: set "
+                "world_model.train_times to sampled and world_model.sampling_steps to 1"
             )
         if self.optimizer == "adamw" and self.weight_decay is None:
             raise ValueError(
@@ -261,6 +287,8 @@ class Improve(Section):
     grad_clip: Annotated[Number, Field(gt=0, le=1e9)]
     weight_decay: Decay
     require_mixed: bool
+    imagine_twice: bool = False  # and mask episodes whose two outcomes differ
+    keyframe_share: Share = 0.0  # of groups that begin along a real rollout
     checkpoint_every: Interval
 
     @model_validator(mode="after")
@@ -285,6 +313,22 @@ class Improve(Section):
         return self
 
 
+class Monitor(Section):
+    every: Interval  # iterations of GRPO
+    episodes: Starts  # real ones, of each check
+    budget: Annotated[int, Field(ge=0, le=1_000_000_000)]  # real episodes in all; 0: no checks
+
+    def checks(self, iterations: int) -> int:
+        """How many, those of the first and of the last policy included."""
+        return len({*range(0, iterations + 1, self.every), iterations})
+
+
+class Lifelong(Section):
+    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=MOST_ROUNDS - 1)]
+    align_steps: Steps
+    reward_steps: Steps
+
+
 class Oracle(Section):
     iterations: Steps
     groups: Starts
@@ -293,6 +337,21 @@ class Oracle(Section):
 
 class GrpoOnRollouts(Section):
     settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class FilteredBc(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class Dpo(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    beta: Annotated[Number, Field(gt=0, le=100)]
+    minibatch: Batch  # pairs
+
+
+class GrpoOnline(Section):
+    episodes: Annotated[int, Field(ge=0, le=1_000_000_000)]  # 0: as many as WMPO used in all
+    groups: Starts
 
 
 class Evaluate(Section):
@@ -333,6 +392,7 @@ class Config(Section):
     task: str
     image_size: Annotated[int, Field(ge=8, le=4096, multiple_of=8)]  # pixels
     cpu_devices: Small
+    products: Literal["auto", "float32", "bfloat16"] = "auto"
     mesh: Mesh
     tensorboard: bool
     writers: Annotated[str, AfterValidator(_writers)] = ""
@@ -351,8 +411,13 @@ class Config(Section):
     reward: Reward
     gates: Gates
     improve: Improve
+    monitor: Monitor | None = None
+    lifelong: Lifelong | None = None
     oracle: Oracle
     grpo_on_rollouts: GrpoOnRollouts
+    filtered_bc: FilteredBc | None = None
+    dpo: Dpo | None = None
+    grpo_online: GrpoOnline | None = None
     evaluate: Evaluate
     evaluate_imported: EvaluateImported | None = None
     remote: Remote | None = None
@@ -392,6 +457,25 @@ class Config(Section):
                 f"evaluate.episodes = {self.evaluate.episodes} is more than the {starts} initial "
                 "states that LIBERO stores for libero.tasks: lower it or add tasks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_paid_for(self) -> Self:
+        rounds = 1 + (len(self.lifelong.starts) if self.lifelong else 0)
+        asked = self.improve.iterations * self.improve.attempts * self.improve.groups * rounds
+        if asked > MOST_STARTS:
+            raise ValueError(
+                f"improve.iterations x attempts x groups in {rounds} rounds asks for more than the "
+                f"{MOST_STARTS} initial states of a run: lower one of them"
+            )
+        if self.monitor and self.monitor.budget:
+            checks = rounds * self.monitor.checks(self.improve.iterations)
+            if checks * self.monitor.episodes > self.monitor.budget:
+                raise ValueError(
+                    f"monitor.budget = {self.monitor.budget} does not pay for {checks} checks of "
+                    f"{self.monitor.episodes} real episodes: raise it or monitor.every, lower "
+                    "monitor.episodes, or set it to 0 for no checks"
+                )
         return self
 
     @model_validator(mode="after")

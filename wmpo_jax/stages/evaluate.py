@@ -83,7 +83,7 @@ def run(context: RunContext) -> dict[str, Any]:
     section, trained = context.config.evaluate, context.trained
     policies = {
         "base": trained.policy_params("sft"),
-        "wmpo": trained.policy_params("improve"),
+        "wmpo": context.last_round.trained.policy_params("improve"),
     }
     evaluator = RealEvaluator(context, trained.policy)
     results: dict[str, np.ndarray] = {"seeds": evaluator.seeds}

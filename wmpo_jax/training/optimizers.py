@@ -1,14 +1,15 @@
 """AdamW and Muon with the schedules that all supervised trainings share."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-import optax.contrib
 
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.precision import Products
+from wmpo_jax.training.muon import orthogonal_momentum
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,20 @@ class OptimizerConfig:
     Attributes:
       name: "adamw" or "muon".
       steps: of the whole training; the schedule's length.
+      products: precision of Muon's own products.
     """
 
     learning_rate: float
     steps: int
     name: str = "adamw"
     weight_decay: float = 0.0
+    products: Products = "float32"
 
 
 def make_optimizer(training: str, config: OptimizerConfig, stacked: str) -> Any:
     """The optax transformation of `training`; `stacked` as for `muon`."""
     if config.name == "muon":
-        return muon(config.learning_rate, config.steps, stacked)
+        return muon(config.learning_rate, config.steps, stacked, config.products)
     if config.name == "adamw":
         return adamw(config.learning_rate, config.steps, config.weight_decay)
     raise UserError(f"{training}.optimizer is {config.name!r}; change it to adamw or muon.")
@@ -43,33 +46,38 @@ def adamw(learning_rate: float, steps: int, weight_decay: float = 0.0) -> Any:
     )
 
 
-def muon(learning_rate: float, steps: int, stacked: str) -> Any:
+def muon(learning_rate: float, steps: int, stacked: str, products: Products = "float32") -> Any:
     """Muon for the matrices, Adam for the rest; clipping and schedule as in `adamw`.
 
     Updates have the size of Adam's, so that one learning rate serves both.
 
     Args:
-      stacked: name of the part whose arrays hold one layer per entry of their leading axis. Layers
-        are orthogonalized one by one (XLA:CPU is slow at batches of small matrices).
+      stacked: name of the part whose arrays, where its layers are scanned, hold one layer per entry
+        of their leading axis.
+      products: precision of the orthogonalization.
     """
-    inner = optax.contrib.muon(_warmup_cosine(learning_rate, steps), consistent_rms=0.2)
+    schedule = _warmup_cosine(learning_rate, steps)
 
-    def layers(tree: Any) -> Any:
-        def split(path: Any, leaf: jax.Array) -> Any:
-            return tuple(leaf) if stacked in jax.tree_util.keystr(path) else leaf
+    def labels(params: Any) -> Any:
+        def label(path: Any, leaf: jax.Array) -> str:
+            return "muon" if leaf.ndim - _stacked_axes(path, stacked) == 2 else "adam"
 
-        return jax.tree_util.tree_map_with_path(split, tree)
+        return jax.tree_util.tree_map_with_path(label, params)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        split, state = inner.update(layers(updates), state, layers(params))
-        restored = [
-            jnp.stack(leaf) if isinstance(leaf, tuple) else leaf
-            for leaf in jax.tree.leaves(split, is_leaf=lambda node: isinstance(node, tuple))
-        ]
-        return jax.tree.unflatten(jax.tree.structure(updates), restored), state
+    parts: dict[Hashable, optax.GradientTransformation] = {
+        "muon": optax.chain(orthogonal_momentum(products), optax.scale_by_learning_rate(schedule)),
+        "adam": optax.adamw(schedule, weight_decay=0.0, nesterov=True),
+    }
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(parts, labels))
 
-    layerwise = optax.GradientTransformation(lambda params: inner.init(layers(params)), update)
-    return optax.chain(optax.clip_by_global_norm(1.0), layerwise)
+
+def _stacked_axes(path: Any, stacked: str) -> int:
+    """1 where an array holds one layer per entry of its leading axis: no number names the layer."""
+    words = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    if stacked not in words:
+        return 0
+    behind = words[words.index(stacked) + 1 :]
+    return 0 if behind and behind[0].isdigit() else 1
 
 
 def _warmup_cosine(learning_rate: float, steps: int) -> optax.Schedule:

@@ -23,7 +23,8 @@ from wmpo_jax.training.state import spread
 from wmpo_jax.training.step import Batch, StepFunction, make_step
 
 SOURCES = ("demos", "play", "rollouts")
-Corpus = dict[str, dict[str, jax.Array]]  # source -> latents_ETHWC, actions_ETA
+# Source -> latents_ETHWC (or frames_ETHWC, uint8) and actions_ETA; with frames an "autoencoder".
+Corpus = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class WorldModelTraining:
       pretrain_steps: of the first phase; the rest of the steps aligns.
       demo_fraction: of windows in pre-training. rollout_fraction: of windows in alignment.
       self_forcing: share of windows whose history is the model's own prediction.
+      forcing_from: step from which on it is; before, predictions are not worth to learn from.
       ema_decay: of the averaged weights.
     """
 
@@ -50,6 +52,7 @@ class WorldModelTraining:
     rollout_fraction: float
     self_forcing: float
     ema_decay: float
+    forcing_from: int = 0
     accumulate: int = 1
 
     @property
@@ -108,7 +111,11 @@ def step_function(
         network = nnx.merge(graphdef, params)
         history, chunk = jnp.split(windows.latents[:, config.lead :], [config.history], axis=1)
         if config.forced_rows:
-            history = _self_forced(network, config, windows, history, imagine_key)
+            history = jax.lax.cond(
+                step >= config.forcing_from,
+                lambda: _self_forced(network, config, windows, history, imagine_key),
+                lambda: history,
+            )
         actions = windows.actions[:, config.lead :]
         return flow_loss(network, config.flow, history, chunk, actions, flow_key), {}
 
@@ -124,7 +131,7 @@ def _windows(
     aligning = step >= config.pretrain_steps
     rollout_share = jnp.where(aligning, config.rollout_fraction, 0.0)
     demo_share = jnp.where(aligning, 0.0, config.demo_fraction)
-    source_key, *keys = jax.random.split(key, 4)
+    source_key, encode_key, *keys = jax.random.split(key, 5)
     u_B = jax.random.uniform(source_key, (config.batch_size,))
     demos, play, rollouts = (
         _sample(config, corpus[name], k) for name, k in zip(SOURCES, keys, strict=True)
@@ -136,6 +143,8 @@ def _windows(
         return jnp.where(u < rollout_share, rollout, rest)
 
     latents, actions = jax.tree.map(pick, demos, play, rollouts)
+    if "autoencoder" in corpus:
+        latents = corpus["autoencoder"].encode(latents, encode_key)
     return Windows(latents, actions, jnp.zeros(config.batch_size, bool))
 
 
@@ -156,8 +165,10 @@ def _streamed_windows(
     def pick(rollout: jax.Array, disk: jax.Array) -> jax.Array:
         return jnp.where(_column(rollout_B, disk), rollout, disk)
 
-    rollouts = _sample(config, constants["rollouts"], rollout_key)
-    latents, actions = jax.tree.map(pick, rollouts, (latents, actions))
+    sampled, past = _sample(config, constants["rollouts"], rollout_key)
+    if sampled.dtype == jnp.uint8:
+        sampled = constants["autoencoder"].encode(sampled, encode_key)
+    latents, actions = jax.tree.map(pick, (sampled, past), (latents, actions))
     return Windows(latents, actions, early_B & ~rollout_B)
 
 
@@ -182,8 +193,9 @@ def _sample(
     # Frame `start` ends the history; the targets are the frames start + 1 .. start + chunk.
     frame_1T = jnp.arange(1 - config.history - config.lead, config.chunk + 1)[None]
     action_1T = jnp.arange(-config.lead, config.chunk)[None]
-    latents = source["latents_ETHWC"][episode_B1, jnp.maximum(start_B1 + frame_1T, 0)]
-    return latents, source["actions_ETA"][episode_B1, jnp.maximum(start_B1 + action_1T, 0)]
+    frames = source["latents_ETHWC" if "latents_ETHWC" in source else "frames_ETHWC"]
+    frames = frames[episode_B1, jnp.maximum(start_B1 + frame_1T, 0)]
+    return frames, source["actions_ETA"][episode_B1, jnp.maximum(start_B1 + action_1T, 0)]
 
 
 def _self_forced(

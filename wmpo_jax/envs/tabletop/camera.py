@@ -158,6 +158,13 @@ class Camera:
             pixels = ((total + count // 2) // count).astype(jnp.uint8)
         return pixels.reshape(self.height, self.width, 3)
 
+    def segment(self, geom_xpos_G3: jax.Array, geom_xmat_G33: jax.Array) -> jax.Array:
+        """The geom that the middle of each pixel shows: int32 [H, W], -1 for none."""
+        poses = self._poses(geom_xpos_G3, geom_xmat_G33)
+        right, up, back = (axis[0] for axis in _rays(self, 1))
+        _, index = self._nearest(poses, (right, up, back))
+        return index.reshape(self.height, self.width)
+
     def _poses(self, xpos_G3: jax.Array, xmat_G33: jax.Array) -> Poses:
         return {geom.index: (xpos_G3[geom.index], xmat_G33[geom.index]) for geom in self.geoms}
 

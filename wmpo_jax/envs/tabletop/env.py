@@ -8,7 +8,7 @@ import mujoco
 from flax import struct
 from mujoco import mjx
 
-from wmpo_jax.envs.protocol import EnvState
+from wmpo_jax.envs.protocol import EnvState, Witness
 from wmpo_jax.envs.tabletop import motion
 from wmpo_jax.envs.tabletop.batching import in_safe_batches, safe_batch
 from wmpo_jax.envs.tabletop.camera import Camera
@@ -92,6 +92,14 @@ class Task(Protocol):
 
     def expert(self, state: EnvState, bias: float) -> jax.Array: ...
 
+    def miss(self, state: EnvState) -> jax.Array:
+        """Meters between where things are and where they should be in what decides about success.
+
+        Infinite in states in which nothing is decided; the least of an episode tells how closely
+        it succeeded or failed.
+        """
+        ...
+
 
 class TabletopEnv:
     """A `Task` on the table, answering `wmpo_jax.envs.protocol.Environment`."""
@@ -138,6 +146,18 @@ class TabletopEnv:
     def render(self, state: EnvState) -> jax.Array:
         physics = state.physics
         return self._camera.render(physics.geom_xpos, physics.geom_xmat, self.task.colors(state))
+
+    def witness(self, state: EnvState) -> Witness:
+        physics = state.physics
+        return Witness(
+            geom_HW=self._camera.segment(physics.geom_xpos, physics.geom_xmat),
+            miss=self.task.miss(state),
+        )
+
+    @property
+    def geom_names(self) -> tuple[str, ...]:
+        model = self.task.model
+        return tuple(model.geom(index).name for index in range(model.ngeom))
 
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
         del key  # see Environment.expert

@@ -3,10 +3,14 @@
 Module and attribute names are those of diffusers, so that `weights.py` needs only a short table.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.dense import Dense
+from wmpo_jax.runtime.precision import Products, einsum, linear
 from wmpo_jax.runtime.sharding import spread_batch
 
 GROUP_NORM_EPSILON = 1e-6
@@ -100,20 +104,23 @@ class ResnetBlock(nnx.Module):
 class SpatialAttention(nnx.Module):
     """Single-head self-attention over all positions of the latent map, with a residual."""
 
-    def __init__(self, channels: int, groups: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, groups: int, *, dtype: jnp.dtype, products: Products, rngs: nnx.Rngs
+    ):
+        self.products: Products = products
+        linear = partial(Dense, channels, channels, dtype=dtype, products=products, rngs=rngs)
         self.group_norm = GroupNorm(channels, groups, dtype=dtype)
-        self.to_q = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_k = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_v = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_out = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.to_q, self.to_k, self.to_v, self.to_out = linear(), linear(), linear(), linear()
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         batch, height, width, channels = x_BHWC.shape
         h_BSD = self.group_norm(x_BHWC).reshape(batch, height * width, channels)
         q_BSD, k_BSD, v_BSD = self.to_q(h_BSD), self.to_k(h_BSD), self.to_v(h_BSD)
-        scores = jnp.einsum("bqd,bkd->bqk", q_BSD, k_BSD).astype(jnp.float32) * channels**-0.5
-        weights = nnx.softmax(scores, axis=-1).astype(v_BSD.dtype)
-        h_BSD = self.to_out(jnp.einsum("bqk,bkd->bqd", weights, v_BSD))
+        scores = einsum("bqd,bkd->bqk", q_BSD, k_BSD, self.products)
+        weights = nnx.softmax(scores.astype(jnp.float32) * channels**-0.5, axis=-1)
+        h_BSD = self.to_out(
+            einsum("bqk,bkd->bqd", weights.astype(v_BSD.dtype), v_BSD, self.products)
+        )
         return x_BHWC + h_BSD.reshape(x_BHWC.shape)
 
 
@@ -121,13 +128,22 @@ class MidBlock(nnx.Module):
     """Residual block, optional attention, residual block, at the lowest resolution."""
 
     def __init__(
-        self, channels: int, groups: int, *, attention: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        channels: int,
+        groups: int,
+        *,
+        attention: bool,
+        dtype: jnp.dtype,
+        products: Products,
+        rngs: nnx.Rngs,
     ):
         self.resnets = nnx.List(
             ResnetBlock(channels, channels, groups, dtype=dtype, rngs=rngs) for _ in range(2)
         )
         self.attentions = nnx.List(
-            [SpatialAttention(channels, groups, dtype=dtype, rngs=rngs)] if attention else []
+            [SpatialAttention(channels, groups, dtype=dtype, products=products, rngs=rngs)]
+            if attention
+            else []
         )
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
@@ -157,8 +173,9 @@ class Upsample(nnx.Module):
     before the doubling: the same sums with 16 instead of 36 products per low-resolution pixel.
     """
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, dtype: jnp.dtype, products: Products, rngs: nnx.Rngs):
         self.dtype = dtype
+        self.products: Products = products
         self.conv = conv(channels, channels, 3, padding=1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
@@ -168,7 +185,7 @@ class Upsample(nnx.Module):
         corners_BHWX = jnp.concatenate(
             [padded[:, t : t + rows, u : u + columns] for t in range(2) for u in range(2)], axis=-1
         )
-        phases = corners_BHWX @ self._folded_kernel().astype(self.dtype)
+        phases = linear(corners_BHWX, self._folded_kernel(), self.products)
         # Corner (r, c) now holds the pixels (2r-1 .. 2r, 2c-1 .. 2c) of the doubled image.
         phases = phases.reshape(batch, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
         doubled = phases.reshape(batch, 2 * rows, 2 * columns, channels)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wmpo_jax.models.autoencoder_kl import layers
+from wmpo_jax.runtime.precision import Products
 from wmpo_jax.runtime.sharding import spread_batch
 
 IMAGE_CHANNELS = 3
@@ -18,6 +19,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 # A fresh posterior starts narrow, so that unit noise does not hide the latents from the decoder.
 # A small gain: see the README.
 INITIAL_LOGVAR = -6.0
+HALF_LEVEL = 1.0 / 255.0  # of a uint8 gray level, in images of [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class AutoencoderKLConfig:
 
     Attributes:
       block_out_channels: channels per resolution, finest first; each next one halves H and W.
+        Empty: no network at all, latents are the scaled pixels of squares of `patch_size`.
       layers_per_block: residual blocks per resolution of the encoder; the decoder has one more.
       latent_channels: C of the latent map.
       norm_num_groups: groups of each GroupNorm; must divide every entry of block_out_channels.
@@ -35,6 +38,7 @@ class AutoencoderKLConfig:
         after the last; 1 in the released model. With 2 a tiny model has no layers at full
         resolution, where a CPU would spend most of its time.
       dtype: compute dtype; parameters are float32.
+      products: precision of matrix products (`runtime.precision`); convolutions are not products.
     """
 
     block_out_channels: tuple[int, ...]
@@ -45,11 +49,12 @@ class AutoencoderKLConfig:
     mid_attention: bool = True
     patch_size: int = 1
     dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    products: Products = "float32"
 
     @property
     def downsampling(self) -> int:
         """Image pixels per latent pixel, along one side."""
-        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** max(len(self.block_out_channels) - 1, 0)
 
     @property
     def patch_channels(self) -> int:
@@ -62,9 +67,19 @@ class AutoencoderKLConfig:
         return cls((128, 256, 512, 512), 2, 4, 32, 0.13025, dtype=dtype)
 
     @classmethod
+    def small(cls) -> "AutoencoderKLConfig":
+        """`sdxl` with a quarter of its channels, for measurements."""
+        return cls((32, 64, 128, 128), 2, 4, 32, 0.13025)
+
+    @classmethod
     def tiny(cls) -> "AutoencoderKLConfig":
         """32x32 pixels -> 8x8x4 latents; made for a CPU, see the README for timings."""
         return cls((32, 32), 1, 4, 8, 1.0, mid_attention=False, patch_size=2)
+
+    @classmethod
+    def pixels(cls) -> "AutoencoderKLConfig":
+        """32x32 pixels -> 16x16x12 latents, nothing lost; needs no training."""
+        return cls((), 0, 12, 1, 1.0, patch_size=2)
 
 
 class Encoder(nnx.Module):
@@ -82,7 +97,12 @@ class Encoder(nnx.Module):
             )
         )
         self.mid_block = layers.MidBlock(
-            channels[-1], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
+            channels[-1],
+            groups,
+            attention=config.mid_attention,
+            dtype=dtype,
+            products=config.products,
+            rngs=rngs,
         )
         self.conv_norm_out = layers.GroupNorm(channels[-1], groups, dtype=dtype)
         self.conv_out = layers.conv(
@@ -141,7 +161,12 @@ class Decoder(nnx.Module):
             config.latent_channels, channels[0], 3, padding=1, dtype=dtype, rngs=rngs
         )
         self.mid_block = layers.MidBlock(
-            channels[0], groups, attention=config.mid_attention, dtype=dtype, rngs=rngs
+            channels[0],
+            groups,
+            attention=config.mid_attention,
+            dtype=dtype,
+            products=config.products,
+            rngs=rngs,
         )
         self.up_blocks = nnx.List(
             DecoderBlock(before, after, config, upsample=level + 1 < len(channels), rngs=rngs)
@@ -184,7 +209,9 @@ class DecoderBlock(nnx.Module):
             for i in range(config.layers_per_block + 1)
         )
         self.upsamplers = nnx.List(
-            [layers.Upsample(channels, dtype=config.dtype, rngs=rngs)] if upsample else []
+            [layers.Upsample(channels, dtype=config.dtype, products=config.products, rngs=rngs)]
+            if upsample
+            else []
         )
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
@@ -203,11 +230,19 @@ class AutoencoderKL(nnx.Module):
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = config
         latent, dtype = config.latent_channels, config.dtype
-        self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
-        self.quant_conv = layers.conv(2 * latent, 2 * latent, 1, dtype=dtype, rngs=rngs)
-        self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, INITIAL_LOGVAR]), latent))
+        inputs, logvar = 2 * latent, INITIAL_LOGVAR
+        self.encoder = self.decoder = _unchanged
+        if config.block_out_channels:
+            self.encoder = Encoder(config, rngs=rngs)
+            self.decoder = Decoder(config, rngs=rngs)
+        else:
+            inputs, logvar = latent, LOGVAR_RANGE[0]
+        self.quant_conv = layers.conv(inputs, 2 * latent, 1, dtype=dtype, rngs=rngs)
+        self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, logvar]), latent))
         self.post_quant_conv = layers.conv(latent, latent, 1, dtype=dtype, rngs=rngs)
+        if not config.block_out_channels:
+            self.quant_conv.kernel[...] = jnp.eye(latent, 2 * latent)[None, None]
+            self.post_quant_conv.kernel[...] = jnp.eye(latent)[None, None]
 
     def encode(self, images_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log-variance of the unscaled posterior.
@@ -241,7 +276,13 @@ class AutoencoderKL(nnx.Module):
         """Scaled latents -> float32 images, about [-1, 1] (not clipped)."""
         z_BHWC = self.post_quant_conv(latents_BHWC / self.config.scaling_factor)
         images_BHWC = depth_to_space(self.decoder(z_BHWC), self.config.patch_size)
+        if not self.config.block_out_channels:
+            images_BHWC += HALF_LEVEL  # `to_uint8` truncates: with it every pixel comes back
         return images_BHWC.astype(jnp.float32)
+
+
+def _unchanged(x_BHWC: jax.Array) -> jax.Array:
+    return x_BHWC
 
 
 def space_to_depth(x_BHWC: jax.Array, side: int) -> jax.Array:

@@ -4,12 +4,15 @@ Activations are (B, T, S, D): samples, latent frames, patches of a frame, featur
 and values are (B, T, S, heads, head_dim) in both kinds of blocks.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.dense import Dense, xavier, zeros
 from wmpo_jax.models.stdit.config import STDiTConfig
-from wmpo_jax.models.stdit.dense import Dense, xavier
+from wmpo_jax.runtime import precision
 
 KeysValues = tuple[jax.Array, jax.Array]
 RMS_EPSILON = 1e-6
@@ -46,19 +49,40 @@ def rms_norm(x: jax.Array, weight: jax.Array) -> jax.Array:
     return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)[None, None, None, None]
 
 
+def dense(
+    config: STDiTConfig,
+    inputs: int,
+    outputs: int,
+    *,
+    kernel_init: nnx.Initializer = xavier,
+    bias_init: nnx.Initializer = zeros,
+    rngs: nnx.Rngs,
+) -> Dense:
+    """A linear layer of an STDiT."""
+    return Dense(
+        inputs,
+        outputs,
+        dtype=config.dtype,
+        products=config.products,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        rngs=rngs,
+    )
+
+
 class Attention(nnx.Module):
     """Multi-head attention with a fused projection and RMS-normalized queries and keys."""
 
     def __init__(self, config: STDiTConfig, *, zero_output: bool, rngs: nnx.Rngs):
         self.head_dim = config.head_dim
-        self.qkv = Dense(config.hidden, 3 * config.hidden, dtype=config.dtype, rngs=rngs)
+        self.qkv = dense(config, config.hidden, 3 * config.hidden, rngs=rngs)
         self.q_norm = nnx.Param(jnp.ones(config.head_dim))
         self.k_norm = nnx.Param(jnp.ones(config.head_dim))
-        self.proj = Dense(
+        self.proj = dense(
+            config,
             config.hidden,
             config.hidden,
             kernel_init=nnx.initializers.zeros if zero_output else xavier,
-            dtype=config.dtype,
             rngs=rngs,
         )
 
@@ -78,16 +102,20 @@ def _softmax(scores: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     return jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(dtype)
 
 
+# Products over a few tokens are bound by memory: rounding float32 operands gained nothing.
+_einsum = partial(precision.einsum, products="float32")
+
+
 def spatial_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Every patch attends to every patch of its own frame."""
-    scores = jnp.einsum("btqhd,btkhd->bthqk", q * q.shape[-1] ** -0.5, k)
-    return jnp.einsum("bthqk,btkhd->btqhd", _softmax(scores, v.dtype), v)
+    scores = _einsum("btqhd,btkhd->bthqk", q * q.shape[-1] ** -0.5, k)
+    return _einsum("bthqk,btkhd->btqhd", _softmax(scores, v.dtype), v)
 
 
 def temporal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Every patch attends to its past and present; queries are the newest of the key frames."""
     length, total = q.shape[1], k.shape[1]
     past = jnp.arange(total)[None] <= jnp.arange(total - length, total)[:, None]
-    scores = jnp.einsum("bqshd,bkshd->bshqk", q * q.shape[-1] ** -0.5, k)
+    scores = _einsum("bqshd,bkshd->bshqk", q * q.shape[-1] ** -0.5, k)
     scores = jnp.where(past[None, None, None], scores.astype(jnp.float32), -jnp.inf)
-    return jnp.einsum("bshqk,bkshd->bqshd", _softmax(scores, v.dtype), v)
+    return _einsum("bshqk,bkshd->bqshd", _softmax(scores, v.dtype), v)

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from wmpo_jax.models.dense import xavier
 from wmpo_jax.models.stdit.attention import (
     Attention,
     KeysValues,
+    dense,
     rotary_table,
     rotate,
     spatial_attention,
     temporal_attention,
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
-from wmpo_jax.models.stdit.dense import Dense, xavier
 
 TIMESTEP_WIDTH = 256
 NORM_EPSILON = 1e-6
@@ -86,8 +87,8 @@ class MLP(nnx.Module):
         self.activation = activation
         out_init = nnx.initializers.zeros if zero_output else xavier
         inner, middle, outer = sizes
-        self.fc1 = Dense(inner, middle, dtype=config.dtype, rngs=rngs)
-        self.fc2 = Dense(middle, outer, kernel_init=out_init, dtype=config.dtype, rngs=rngs)
+        self.fc1 = dense(config, inner, middle, rngs=rngs)
+        self.fc2 = dense(config, middle, outer, kernel_init=out_init, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(self.activation(self.fc1(x)))
@@ -180,17 +181,17 @@ class BlockPair(nnx.Module):
 
 
 class FinalLayer(nnx.Module):
-    """Modulated LayerNorm and a linear map from a token to its patch of output channels."""
+    """Modulated LayerNorm and a linear map from a token to its patch of output channels.
+
+    With `config.fine` the map is that of `refine.FineHead`.
+    """
 
     def __init__(self, config: STDiTConfig, *, rngs: nnx.Rngs):
         rows, columns = config.patch
         self.scale_shift_table = nnx.Param(_table(2, config, rngs))
-        self.linear = Dense(
-            config.hidden,
-            rows * columns * config.out_channels,
-            dtype=config.dtype,
-            rngs=rngs,
-        )
+        if not config.fine:
+            outputs = rows * columns * config.out_channels
+            self.linear = dense(config, config.hidden, outputs, rngs=rngs)
 
     def modulated_norm(self, x_BTSD: jax.Array, embedding_BTD: jax.Array) -> jax.Array:
         table_2D = self.scale_shift_table[...].astype(embedding_BTD.dtype)

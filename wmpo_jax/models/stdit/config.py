@@ -5,6 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from wmpo_jax.runtime.precision import Products
+
 
 @dataclasses.dataclass(frozen=True)
 class STDiTConfig:
@@ -19,9 +21,16 @@ class STDiTConfig:
       pred_sigma: the output has 2C channels, of which only the first C are used (as released).
       action_dim: length of the conditioning vector of one frame.
       history, chunk: condition frames, then predicted frames, of a window.
+      fine: features of every latent pixel in a head that draws the output at full resolution
+        (`refine.FineHead`); 0 for the released linear map from a token to its patch.
+      fine_layers: its residual layers.
+      copies: displaced copies of a frame that the head blends; only with `fine`.
+      pixel_side: squares of so many pixels are the channels of a latent pixel, where latents are
+        pixels; copies are moved by fractions of these.
       input_square_px: image side at which neighboring tokens are one unit of position apart.
       dtype: compute type. bfloat16 also rounds rotary frequencies, timesteps and positions as the
         released model does (stdit3.py:412-418); parameters are float32 either way.
+      products: precision of matrix products (`runtime.precision`).
       scan_layers: compile one pair and loop over it, with rematerialization in the backward pass
         (deep models). False unrolls the pairs, which is faster for shallow ones.
     """
@@ -36,8 +45,13 @@ class STDiTConfig:
     chunk: int
     mlp_ratio: float = 4.0
     pred_sigma: bool = True
+    fine: int = 0
+    fine_layers: int = 2
+    copies: int = 0
+    pixel_side: int = 1
     input_square_px: int = 512
     dtype: DTypeLike = jnp.float32
+    products: Products = "float32"
     scan_layers: bool = False
 
     @property
@@ -65,6 +79,13 @@ class STDiTConfig:
             history=history,
             chunk=chunk,
             pred_sigma=False,
+        )
+
+    @classmethod
+    def small(cls) -> "STDiTConfig":
+        """26 M parameters for 16x16x4 latents; between `tiny` and `mid`, for measurements."""
+        return dataclasses.replace(
+            cls.xl_2(), hidden=384, depth=6, heads=6, dtype=jnp.float32, scan_layers=False
         )
 
     @classmethod

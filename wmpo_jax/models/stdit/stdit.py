@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from wmpo_jax.models.stdit.attention import KeysValues
+from wmpo_jax.models.dense import Dense
+from wmpo_jax.models.stdit.attention import KeysValues, dense
 from wmpo_jax.models.stdit.blocks import (
     MLP,
     TIMESTEP_WIDTH,
@@ -21,7 +22,7 @@ from wmpo_jax.models.stdit.blocks import (
     timestep_features,
 )
 from wmpo_jax.models.stdit.config import STDiTConfig
-from wmpo_jax.models.stdit.dense import Dense
+from wmpo_jax.models.stdit.refine import FineHead
 from wmpo_jax.runtime.sharding import spread_batch
 
 HISTORY_TIMESTEP = 15.0
@@ -71,15 +72,12 @@ class STDiT(nnx.Module):
         hidden = config.hidden
         self.patch_embed = _patch_embed(config, rngs)
         self.timestep_mlp = MLP((TIMESTEP_WIDTH, hidden, hidden), nnx.silu, config, rngs=rngs)
-        self.modulation = Dense(
-            hidden,
-            6 * hidden,
-            dtype=config.dtype,
-            rngs=rngs,
-        )
+        self.modulation = dense(config, hidden, 6 * hidden, rngs=rngs)
         self.action_embedder = ActionEmbedder(config, rngs=rngs)
         self.pairs = _stacked_pairs(config, rngs)
         self.final_layer = FinalLayer(config, rngs=rngs)
+        if config.fine:
+            self.fine_head = FineHead(config, rngs=rngs)
 
     def __call__(
         self,
@@ -106,6 +104,10 @@ class STDiT(nnx.Module):
         # As released: condition frames normalize and modulate the already modulated tokens.
         clean = self.final_layer.modulated_norm(noisy, clean_11D)
         out_BTSD = jnp.where(mask_BT[..., None, None], noisy, clean)
+        if self.config.fine:
+            h = self.config.history
+            chunk = self.fine_head(out_BTSD[:, h:], latents_BTHWC[:, h:], actions_BKA)
+            return jnp.concatenate([jnp.zeros_like(latents_BTHWC[:, :h]), chunk], axis=1)
         return self._unpatch(out_BTSD, latents_BTHWC.shape)
 
     def encode_history(
@@ -126,7 +128,11 @@ class STDiT(nnx.Module):
         height_px: int,
         width_px: int,
     ) -> jax.Array:
-        """The chunk frames of the full forward under the history mask, at a lower price."""
+        """The chunk frames of the full forward under the history mask, at a lower price.
+
+        Args:
+          timestep_B: of each sample, or of length 1 for all of them.
+        """
         t_B1D = self.embed_timestep(timestep_B)[:, None]
         actions_BKD = self.action_embedder(actions_BKA)
         x_BKSD = self.embed_latents(noisy_BKHWC, height_px, width_px)
@@ -137,6 +143,8 @@ class STDiT(nnx.Module):
             (cache.keys, cache.values),
         )
         x_BKSD = self.final_layer.modulated_norm(x_BKSD, t_B1D)
+        if self.config.fine:
+            return self.fine_head(x_BKSD, noisy_BKHWC, actions_BKA)
         return self._unpatch(x_BKSD, noisy_BKHWC.shape)
 
     def embed_timestep(self, timestep_B: jax.Array) -> jax.Array:
@@ -220,14 +228,7 @@ def _patch_embed(config: STDiTConfig, rngs: nnx.Rngs) -> Dense:
     def uniform(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
 
-    return Dense(
-        inputs,
-        config.hidden,
-        kernel_init=uniform,
-        bias_init=uniform,
-        dtype=config.dtype,
-        rngs=rngs,
-    )
+    return dense(config, inputs, config.hidden, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
 
 def _stacked_pairs(config: STDiTConfig, rngs: nnx.Rngs) -> BlockPair:

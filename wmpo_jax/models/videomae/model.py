@@ -7,6 +7,7 @@ one that is trained on a CPU.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -14,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.videomae.preprocess import preprocess
+from wmpo_jax.runtime import precision
+from wmpo_jax.runtime.precision import Products
 from wmpo_jax.runtime.sharding import spread_batch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,6 +47,7 @@ class VideoMAEConfig:
         instruction; "sigmoid": sigmoid of logit 1 alone, as WMPO thresholds its released
         classifiers (there are two labels then).
       dtype: compute dtype; parameters are float32.
+      products: precision of matrix products (`runtime.precision`).
       scan_layers: stack the layers and scan them (see `models.layers`).
     """
 
@@ -59,6 +64,7 @@ class VideoMAEConfig:
     image_std: tuple[float, float, float] = HALF
     head: Literal["softmax_pairs", "sigmoid"] = "softmax_pairs"
     dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    products: Products = "float32"
     scan_layers: bool = False
 
     @property
@@ -83,6 +89,13 @@ class VideoMAEConfig:
         )
 
     @classmethod
+    def small(cls) -> "VideoMAEConfig":
+        """11 M parameters at 128 x 128 pixels; between `tiny` and `base`, for measurements."""
+        return dataclasses.replace(
+            cls.base(), image_size=128, hidden_size=384, num_layers=6, num_heads=6, mlp_size=1536
+        )
+
+    @classmethod
     def tiny(
         cls, num_frames: int = 4, image_size: int = 32, num_labels: int = 2
     ) -> "VideoMAEConfig":
@@ -90,16 +103,20 @@ class VideoMAEConfig:
         return cls(image_size, 8, num_frames, 2, 64, 3, 4, 256, num_labels)
 
 
+def _linear(config: VideoMAEConfig, rngs: nnx.Rngs) -> Callable[..., Dense]:
+    return functools.partial(Dense, dtype=config.dtype, products=config.products, rngs=rngs)
+
+
 class SelfAttention(nnx.Module):
     """Full multi-head attention; queries and values have a bias, keys have none."""
 
     def __init__(self, config: VideoMAEConfig, *, rngs: nnx.Rngs):
-        size = config.hidden_size
+        size, linear = config.hidden_size, _linear(config, rngs)
         self.num_heads = config.num_heads
-        self.query = nnx.Linear(size, size, dtype=config.dtype, rngs=rngs)
-        self.key = nnx.Linear(size, size, use_bias=False, dtype=config.dtype, rngs=rngs)
-        self.value = nnx.Linear(size, size, dtype=config.dtype, rngs=rngs)
-        self.output = nnx.Linear(size, size, dtype=config.dtype, rngs=rngs)
+        self.query = linear(size, size)
+        self.key = linear(size, size, use_bias=False)
+        self.value = linear(size, size)
+        self.output = linear(size, size)
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         split = (*x_BSD.shape[:2], self.num_heads, -1)
@@ -115,15 +132,15 @@ class Block(nnx.Module):
     """x + attention(norm x), then x + mlp(norm x), with the exact (erf) GELU."""
 
     def __init__(self, config: VideoMAEConfig, *, rngs: nnx.Rngs):
-        size, dtype = config.hidden_size, config.dtype
+        size, dtype, linear = config.hidden_size, config.dtype, _linear(config, rngs)
         norm = functools.partial(
             nnx.LayerNorm, size, epsilon=ENCODER_EPSILON, use_fast_variance=False, dtype=dtype
         )
         self.layernorm_before = norm(rngs=rngs)
         self.attention = SelfAttention(config, rngs=rngs)
         self.layernorm_after = norm(rngs=rngs)
-        self.intermediate = nnx.Linear(size, config.mlp_size, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(config.mlp_size, size, dtype=dtype, rngs=rngs)
+        self.intermediate = linear(size, config.mlp_size)
+        self.output = linear(config.mlp_size, size)
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         x_BSD = x_BSD + self.attention(self.layernorm_before(x_BSD))
@@ -140,16 +157,16 @@ class VideoMAE(nnx.Module):
 
     def __init__(self, config: VideoMAEConfig, *, rngs: nnx.Rngs):
         self.config = config
-        size, dtype = config.hidden_size, config.dtype
+        size, dtype, linear = config.hidden_size, config.dtype, _linear(config, rngs)
         patch = config.tubelet_size * config.patch_size**2 * 3
-        self.projection = nnx.Linear(patch, size, dtype=dtype, rngs=rngs)
+        self.projection = linear(patch, size)
         self.layers = make_layers(
             lambda rngs: Block(config, rngs=rngs), config.num_layers, config.scan_layers, rngs
         )
         self.fc_norm = nnx.LayerNorm(
             size, epsilon=HEAD_EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs
         )
-        self.classifier = nnx.Linear(size, config.num_labels, dtype=dtype, rngs=rngs)
+        self.classifier = linear(size, config.num_labels)
 
     def __call__(self, pixels_BTHWC: jax.Array) -> jax.Array:
         """Normalized float windows (T = num_frames, see `preprocess`) -> float32 logits_BX."""
@@ -182,13 +199,14 @@ class VideoMAE(nnx.Module):
         )
         patches = pixels_BTHWC.reshape(batch, frames, rows, side, columns, side, channels)
         patches = patches.swapaxes(3, 4).reshape(batch, frames, rows * columns, -1)
-        kernel = self.projection.kernel[...].astype(config.dtype)
+        kernel = self.projection.kernel[...]
         patches = patches.astype(config.dtype)
         count = frames - config.tubelet_size + 1
         bias_D = self.projection.bias[...].astype(config.dtype)  # pyright: ignore
         tokens_BTPD = bias_D[None, None, None]
         for place, weight in enumerate(jnp.split(kernel, config.tubelet_size)):
-            tokens_BTPD = tokens_BTPD + patches[:, place : place + count] @ weight
+            part = patches[:, place : place + count]
+            tokens_BTPD = tokens_BTPD + precision.linear(part, weight, config.products)
         return tokens_BTPD
 
     def classify(self, tubelets_BTPD: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from wmpo_jax.runtime.precision import Products
+
 # Enough for the text tokens of tokenizer_tiny.json (495 now); the action tokens follow behind.
 TINY_TEXT_TOKENS = 512
 
@@ -18,6 +20,7 @@ class ViTConfig:
       depth: blocks of the original tower. Its last block is never computed (see `vision`).
       class_token, registers: learned tokens in front of the patches; they are dropped at the end.
       layer_scale: a learned gain per channel on each residual branch.
+      products: precision of matrix products (`runtime.precision`).
       scan_layers: stack the blocks and scan them (see `models.layers`).
     """
 
@@ -31,6 +34,7 @@ class ViTConfig:
     registers: int = 0
     layer_scale: bool = False
     dtype: Any = jnp.float32
+    products: Products = "float32"
     scan_layers: bool = False
 
     @property
@@ -58,6 +62,7 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     dtype: Any = jnp.float32
+    products: Products = "float32"
     scan_layers: bool = False
 
 
@@ -126,6 +131,23 @@ class VLAConfig:
             stop_token=2,
             pad_token=3,
             learned_slots=True,
+        )
+
+    @classmethod
+    def small(cls, dtype: Any = jnp.float32) -> "VLAConfig":
+        """OpenVLA-OFT's shape at 40 M parameters and 112 x 112 pixels, for measurements."""
+        tower = ViTConfig(
+            image_size=112, patch=14, width=384, depth=7, heads=6, mlp_width=1536, dtype=dtype
+        )
+        llama = LlamaConfig(
+            vocab_size=32_064, width=384, depth=6, heads=6, mlp_width=1024, dtype=dtype
+        )
+        return replace(
+            cls.openvla_7b(dtype),
+            dino=replace(tower, class_token=True, registers=4, layer_scale=True),
+            siglip=tower,
+            llama=llama,
+            projector_width=3072,
         )
 
     @classmethod

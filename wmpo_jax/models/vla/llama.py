@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import LlamaConfig
 from wmpo_jax.runtime.sharding import spread_batch
@@ -36,7 +37,9 @@ class RMSNorm(nnx.Module):
 
 class LlamaBlock(nnx.Module):
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, use_bias=False, dtype=config.dtype, rngs=rngs)
+        linear = partial(
+            Dense, use_bias=False, dtype=config.dtype, products=config.products, rngs=rngs
+        )
         width, mlp_width = config.width, config.mlp_width
         self.input_norm = RMSNorm(config)
         self.q_proj = linear(width, width)

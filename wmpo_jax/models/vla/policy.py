@@ -16,17 +16,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.vla.config import VLAConfig
 from wmpo_jax.models.vla.llama import Llama, Read
 from wmpo_jax.models.vla.vision import ViT
+from wmpo_jax.runtime.precision import linear
 
 
 class Projector(nnx.Module):
     """Linear-GELU-Linear-GELU-Linear from both towers' features to the language model's width."""
 
     def __init__(self, config: VLAConfig, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=config.llama.dtype, rngs=rngs)
-        features, width = config.dino.width + config.siglip.width, config.llama.width
+        llama = config.llama
+        linear = partial(Dense, dtype=llama.dtype, products=llama.products, rngs=rngs)
+        features, width = config.dino.width + config.siglip.width, llama.width
         self.fc1 = linear(features, config.projector_width)
         self.fc2 = linear(config.projector_width, width)
         self.fc3 = linear(width, width)
@@ -92,7 +95,7 @@ class VLA(nnx.Module):
         hidden_BQD = self.llama(x_BSD, positions_BS, key_mask_BS, read)
         begin = config.action_token_begin
         head_VD = self.llama.lm_head[begin : begin + config.n_action_classes]
-        scores = jnp.einsum("bqd,vd->bqv", hidden_BQD, head_VD.astype(hidden_BQD.dtype))
+        scores = linear(hidden_BQD, head_VD.T, config.llama.products)
         shape = (-1, config.chunk, config.action_dim, config.n_action_classes)
         return scores.astype(jnp.float32).reshape(shape)
 

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import ViTConfig
+from wmpo_jax.runtime.precision import Products, linear
 from wmpo_jax.runtime.sharding import spread_batch
 
 LAYER_NORM_EPS = 1e-6
@@ -28,9 +30,10 @@ class PatchEmbed(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(config.width))
         self.dtype = config.dtype
+        self.products: Products = config.products
 
     def __call__(self, image_BHWC: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(self.dtype)
+        kernel = self.kernel[...]
         patches_BPX = einops.rearrange(
             image_BHWC.astype(self.dtype),
             "b (h p) (w q) c -> b (h w) (p q c)",
@@ -38,14 +41,15 @@ class PatchEmbed(nnx.Module):
             q=kernel.shape[1],
         )
         kernel_XD = kernel.reshape(-1, kernel.shape[-1])
-        return patches_BPX @ kernel_XD + self.bias[...].astype(self.dtype)[None, None]
+        patches_BPD = linear(patches_BPX, kernel_XD, self.products)
+        return patches_BPD + self.bias[...].astype(self.dtype)[None, None]
 
 
 class ViTBlock(nnx.Module):
     """x + attention(norm x), then x + mlp(norm x); both branches may carry a layer scale."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=config.dtype, rngs=rngs)
+        linear = partial(Dense, dtype=config.dtype, products=config.products, rngs=rngs)
         norm = partial(
             nnx.LayerNorm,
             epsilon=LAYER_NORM_EPS,

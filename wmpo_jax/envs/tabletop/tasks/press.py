@@ -54,10 +54,13 @@ class Press:
         )
 
     def solved(self, state: EnvState) -> jax.Array:
+        return self.miss(state) < PAD_RADIUS
+
+    def miss(self, state: EnvState) -> jax.Array:
+        """From the tip to the axis of the pad, once the tip is low."""
         physics = state.physics
-        offset = physics.tool[:2] - physics.geom_xpos[self._pad, :2]
-        inside = jnp.sum(offset**2) < PAD_RADIUS**2
-        return inside & (physics.tool[2] < TOUCH)
+        distance = jnp.linalg.norm(physics.tool[:2] - physics.geom_xpos[self._pad, :2])
+        return jnp.where(physics.tool[2] < TOUCH, distance, jnp.inf)
 
     def colors(self, state: EnvState) -> jax.Array:
         pressed = self._colors.at[self._pad].set(jnp.array(GREEN))

@@ -55,8 +55,12 @@ class Push:
         )
 
     def solved(self, state: EnvState) -> jax.Array:
+        return self.miss(state) < ZONE_RADIUS
+
+    def miss(self, state: EnvState) -> jax.Array:
+        """From the named block to the middle of the zone."""
         block, zone = self._ends(state)
-        return jnp.sum((block - zone) ** 2) < ZONE_RADIUS**2
+        return jnp.linalg.norm(block - zone)
 
     def colors(self, state: EnvState) -> None:
         return None

@@ -22,6 +22,12 @@ class Stack(Cubes):
     def solved(self, state: EnvState) -> jax.Array:
         return self._lies_on_top(state) & (state.memory.held < 0)
 
+    def miss(self, state: EnvState) -> jax.Array:
+        """Between the axes of the cubes, where the named one is above the other and released."""
+        cube, base = self.cubes(state)
+        apart = jnp.linalg.norm(cube[:2] - base[:2])
+        return jnp.where((cube[2] > base[2] + HALF) & (state.memory.held < 0), apart, jnp.inf)
+
     def expert(self, state: EnvState, bias: float) -> jax.Array:
         """Fetch, carry at height to a point `bias` meters off the other cube, let go, rise."""
         offset = bias * jnp.array(motion.BIAS_DIRECTION)
