@@ -16,12 +16,12 @@ LAYERS = [
     {"assembly"},
     {"planning", "drive", "serving", "envs.imagined"},
     {"stages"},
-    {"main", "plan", "convert", "play", "serve"},
+    {"main", "plan", "convert", "play", "serve", "benchmark"},
 ]
 LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 # Where each heavy package may be imported.
 HEAVY = {
-    "torch": {"conversion"},
+    "torch": {"conversion", "benchmark.peers"},
     "transformers": {"conversion"},
     "diffusers": {"conversion"},
     "tensorflow": {"data.rlds"},
