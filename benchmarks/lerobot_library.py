@@ -5,8 +5,8 @@
 
 PYTHON is of an environment with `pip install 'lerobot==0.4.*'`. `write` makes the fixture of
 tests/data/test_lerobot_library.py; `read` compares every frame and action of a dataset that
-`python -m wmpo_jax.data convert --format=lerobot` wrote with FRAMES.npz (arrays `frames` and `actions`, all
-episodes one after the other) and prints the largest differences.
+`python -m wmpo_jax.data convert --format=lerobot` wrote with FRAMES.npz (arrays `frames` and
+`actions`, all episodes one after the other) and prints the largest differences.
 """
 
 import sys
