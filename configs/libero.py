@@ -147,6 +147,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "checkpoint_every": 1,
         }
     )
+    # Real checks during RL; every episode costs simulation. 0 episodes of budget: no checks.
+    config.monitor = ConfigDict({"every": 4, "episodes": 32, "budget": 0})
     config.oracle = ConfigDict({"iterations": 1, "groups": 8, "min_gain": 0.0})
     config.grpo_on_rollouts = ConfigDict({"settings": ((4, 1e-4),)})
     config.evaluate = ConfigDict(

@@ -20,8 +20,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.task = "press"
     config.image_size = 32
-    # Devices that XLA makes of the CPU; the batch is split over them, one core each.
-    config.cpu_devices = 2
+    # Devices that XLA makes of the CPU; the batch is split over them. One device of all cores is
+    # the fastest: several repeat the optimizer's work and wait for each other.
+    config.cpu_devices = 1
     # Precision of matrix products: float32, bfloat16 (sums in float32), or auto: bfloat16 where the
     # hardware has units for it. Parameters, norms and losses are float32 either way.
     config.products = "auto"
@@ -139,7 +140,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "max_rate_gap": 0.05,
             "min_agreement": 0.85,
             "min_precision": 0.75,
-            "enforce": False,  # True stops the run before RL when a gate fails
+            "enforce": False,  # True: no RL where a gate fails, the base policy is the result
         }
     )
     config.improve = ConfigDict(
@@ -156,15 +157,38 @@ def get_config(variant: str = "") -> ConfigDict:
             "grad_clip": 1.0,
             "weight_decay": 0.0,
             "require_mixed": True,  # False: go on where no group can teach anything
+            # Imagine all actions again with other noise, and let episodes whose two outcomes differ
+            # teach nothing: the world model does not know them. Twice the sampling; not measured yet.
+            "imagine_twice": False,
+            # Of groups that begin at a frame along a real rollout instead of a first frame: more
+            # practice of what comes late in an episode. Not measured yet.
+            "keyframe_share": 0.0,
             "checkpoint_every": 2,
         }
     )
+    # Real success of the policy during RL: starts of its own, for the alarm and the choice of the
+    # result alone (docs/algorithm.md). 0 episodes of budget: no checks.
+    config.monitor = ConfigDict({"every": 4, "episodes": 256, "budget": 100_000})
+    # Further rounds: `starts` x collect.group_size rollouts of the improved policy each, then
+    # alignment and RL again. P = 128 in three rounds: collect.starts=8, lifelong.starts=(4, 4).
+    config.lifelong = ConfigDict({"starts": (), "align_steps": 300, "reward_steps": 200})
     # GRPO in the true environment with as many fresh episodes as it wants.
     config.oracle = ConfigDict({"iterations": 16, "groups": 32, "min_gain": 0.20})
     # The same P rollouts without a world model: (epochs, learning rate) of each attempt.
     config.grpo_on_rollouts = ConfigDict(
         {"settings": ((4, 1e-3), (8, 1e-3), (16, 1e-3), (8, 3e-4))}
     )
+    # Imitation of the successes among them, and DPO on pairs of a success and a failure.
+    config.filtered_bc = ConfigDict({"settings": ((4, 3e-4), (16, 3e-4), (16, 1e-3))})
+    config.dpo = ConfigDict(
+        {
+            "settings": ((4, 3e-4), (16, 3e-4), (16, 1e-3)),
+            "beta": 0.1,
+            "minibatch": 32,  # pairs
+        }
+    )
+    # GRPO in the real environment with as many episodes as WMPO used in all (0), play included.
+    config.grpo_online = ConfigDict({"episodes": 0, "groups": 32})
     config.evaluate = ConfigDict(
         {
             "primary": "greedy",  # declared before any run: greedy or sampled
@@ -232,5 +256,10 @@ def _shrink(config: ConfigDict) -> None:
     config.improve.update(
         iterations=2, groups=4, minibatch=16, checkpoint_every=1, require_mixed=False
     )
+    config.monitor.update(every=1, episodes=32)
+    config.lifelong.update(align_steps=10, reward_steps=10)
     config.oracle.update(iterations=1, groups=4)
+    config.filtered_bc.settings = ((2, 1e-3),)
+    config.dpo.settings = ((2, 1e-3),)
+    config.grpo_online.update(episodes=64, groups=4)
     config.evaluate.update(episodes=64, batch_size=32, videos=2)

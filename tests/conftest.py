@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pods", action="store_true", help="also compile all programs of pods")
 
 
+SMOKE = ("test_notebooks.py", "test_cycle.py", "test_trusted_cycle.py")  # share the smoke run
+
+
 class ByFile(LoadScopeScheduling):
     """With -n a worker takes whole files, whose tests share what is costly to make.
 
@@ -31,7 +34,7 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "smoke" if Path(file).name in ("test_notebooks.py", "test_cycle.py") else file
+        return "smoke" if Path(file).name in SMOKE else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

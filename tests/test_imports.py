@@ -14,9 +14,9 @@ LAYERS = [
     {"agents"},
     {"training", "conversion", "report"},
     {"assembly"},
-    {"planning", "drive"},
+    {"planning", "drive", "serving", "envs.imagined"},
     {"stages"},
-    {"main", "plan", "convert", "play"},
+    {"main", "plan", "convert", "play", "serve"},
 ]
 LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 # Where each heavy package may be imported.
@@ -34,6 +34,10 @@ HEAVY = {
     "array_record": {"data.rlds"},
     "robosuite": {"envs.robosuite"},
     "libero": {"envs.libero"},
+    "websockets": {"serving", "serve", "agents.remote_policy"},
+    "gymnasium": {"envs.imagined"},
+    "huggingface_hub": {"runtime.hub"},
+    "mujoco_playground": {"envs.playground"},
 }
 
 
@@ -69,8 +73,10 @@ EDGES = [(module, name) for module, names in IMPORTS.items() for name in names]
 
 
 def _layer(module: str) -> int:
-    """-1 for the package itself."""
-    return LAYER_OF[module.split(".")[1]] if "." in module else -1
+    """-1 for the package itself; a module with a layer of its own counts before its package."""
+    parts = module.split(".")[1:]
+    known = [".".join(parts[:n]) for n in (2, 1) if ".".join(parts[:n]) in LAYER_OF]
+    return LAYER_OF[known[0]] if parts else -1
 
 
 def test_imports_point_down() -> None:

@@ -60,6 +60,10 @@ def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--config=configs/tiny.py", "--config.task=nope"], "set config.task to one of"),
         (["--config=configs/tiny.py", "--stages=sfd"], "no stage sfd"),
+        (["--config=configs/tiny.py", "--stages=demos,"], "no stage without a name"),
+        (["--config=configs/tiny.py", "--stages="], "--stages is empty: give it a value"),
+        (["--config=configs/tiny.py", "--base="], "--base is empty"),
+        (["--config=configs/tiny.py", "--base=no/such"], r"There is no run at --base="),
         (["--config=configs/tiny.py", "--config.policy.temperature=0"], "must be a number, above"),
         (
             ["--config=configs/libero.py", "--config.networks.weights.reward=no/such"],

@@ -2,9 +2,15 @@
 
     python -m wmpo_jax.convert import --kind=policy --source=openvla_folder --target=policy --verify
     python -m wmpo_jax.convert export --source=policy --target=openvla_folder
+    python -m wmpo_jax.convert export --source=runs/mine/export/policy --target=hf://me/policy
 
 Exit status: 0 done, 2 an error that the user can correct.
 """
+
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
 
 import argparse
 import os
@@ -45,18 +51,24 @@ def _path(text: str) -> Path:
 def run(flags: argparse.Namespace) -> None:
     environment.prepare()
     # Only now may JAX be imported: it reads the environment while it starts.
-    from wmpo_jax.conversion import exporting, importing, kinds, store
+    from wmpo_jax.conversion import importing, kinds, publishing, store
+    from wmpo_jax.runtime import hub
 
+    interrupts.raise_from_now_on()
+    if flags.verify and hub.is_address(flags.target):
+        raise UserError("--verify compares with files: export to a folder first, then upload.")
     if flags.direction == "import":
+        if hub.is_address(flags.target):
+            raise UserError("import writes a folder: give its path as --target.")
         if flags.kind is None:
             raise UserError(f"import needs --kind, one of {', '.join(KINDS)}.")
         print(importing.import_checkpoint(kinds.KINDS[flags.kind], flags.source, flags.target))
-        ours, theirs = flags.target, flags.source
+        ours, theirs = flags.target, hub.fetched(flags.source, "model")
     else:
         source = store.Store(flags.source)
         if flags.kind not in (None, source.kind.name):
             raise UserError(f"{flags.source} is a {source.kind.name}, not a {flags.kind}.")
-        print(exporting.export_checkpoint(source, flags.target))
+        print(publishing.export(source, flags.target))
         ours, theirs = flags.source, flags.target
     if flags.verify:
         compare(ours, theirs)
@@ -73,4 +85,4 @@ def compare(ours: Path, theirs: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

@@ -3,17 +3,18 @@
     python -m wmpo_jax.main --config=configs/tiny.py --config.improve.iterations=3
 
 Exit status: 0 done, 2 for what the user can correct, 75 stopped on request or because another host
-was lost (the same command continues).
+was lost (the same command continues), 130 ended by Ctrl-C before it ran or by a second one.
 """
 
-import signal
+from wmpo_jax.runtime import interrupts
 
-if __name__ == "__main__":  # Ctrl-C during imports leaves no traceback; see runtime.preemption
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":  # until `preemption.install`
+    interrupts.exit_at_once()
 
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, help="configs/tiny.py or configs/tiny.py:smoke")
     parser.add_argument("--workdir", help="where the run lives; default runs/<config's name>")
     parser.add_argument("--stages", help="only these, such as demos,sft; default all")
+    parser.add_argument("--base", help="a run whose stages before the first change are taken over")
     parser.add_argument("--cluster", action="store_true", help="TPU pod or Slurm: join the hosts")
     parser.epilog = "Any field of the config: --config.improve.iterations=3"
     flags, rest = parser.parse_known_args(argv)
@@ -58,6 +60,9 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     unknown = [flag for flag in rest if not flag.startswith("--config.")]
     if unknown:
         raise UserError(f"There is no flag {' '.join(unknown)}; --help lists them.")
+    for name in ("workdir", "stages", "base"):  # of a shell's variable that is not set, perhaps
+        if getattr(flags, name) == "":
+            raise UserError(f"--{name} is empty: give it a value, or leave it out.")
     # Imports wait until an interrupt is harmless.
     from wmpo_jax.runtime.config import config_name, load_config
 
@@ -68,17 +73,21 @@ def run(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     from wmpo_jax.runtime import distributed, mesh, preemption, validation, watch
     from wmpo_jax.runtime.paths import resolve
     from wmpo_jax.runtime.workdir import Workdir
+    from wmpo_jax.stages import base
 
     validation.check_paths(config)
     distributed.initialize(flags.cluster)
     preemption.install()  # joining the hosts comes first, as it has a handler of SIGTERM of its own
     distributed.check_same_config(config)
     devices = mesh.make_mesh(config)
-    names = flags.stages.split(",") if flags.stages else ()
+    names = [name.strip() for name in flags.stages.split(",")] if flags.stages else ()
     stages.check(config, names)
     path = resolve(flags.workdir or f"runs/{config_name(flags.config)}")
+    begun = base.find(resolve(flags.base), config, path) if flags.base else None
     with Workdir.open(path, config) as workdir, watch.collectives():
         print(f"{mesh.describe(devices)}\nworkdir {workdir.path}", file=sys.stderr)
+        if begun:
+            begun.take_over(workdir)
         stages.run_all(config, workdir, devices, names)
 
 

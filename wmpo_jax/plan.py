@@ -4,15 +4,20 @@
     python -m wmpo_jax.plan --config=configs/libero.py:lora --topology=80GB:1
     python -m wmpo_jax.plan --all
 
-TPU programs are compiled by libtpu (extra `tpu`), minutes each; GPUs are estimated from shapes.
+Programs are compiled, minutes each: by libtpu (extra `tpu`) or JAX's CUDA plugin (`gpu_plan`).
 """
+
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
 
 import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from wmpo_jax.planning.chips import MOST_GPUS, Machine, machine
+from wmpo_jax.planning.chips import Machine, machine
 from wmpo_jax.runtime import environment
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import UserError
@@ -78,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
 def print_plans(presets: Sequence[Preset], phases: str | None) -> int:
     """A title and a table for each preset."""
     machines = [machine(preset.topology) for preset in presets]
-    environment.prepare(MOST_GPUS)
+    environment.prepare()
     environment.compile_only()
     fits = True
     for preset, hardware in zip(presets, machines, strict=True):
@@ -98,6 +103,8 @@ def _print_table(preset: Preset, hardware: Machine, phases: str | None) -> bool:
             f"{preset.config} has no section networks, so its networks are tiny: plans are for "
             "released sizes, as in configs/libero.py without a variant, or with lora or mid."
         )
+    if config.products == "auto":
+        config.products = "bfloat16"  # accelerators have it, whatever this machine has
     names = phases.split(",") if phases else list(programs.PHASES)
     unknown = [name for name in names if name not in programs.PHASES]
     if unknown:
@@ -114,17 +121,12 @@ def _print_table(preset: Preset, hardware: Machine, phases: str | None) -> bool:
 
 
 def _mesh(config: Any, hardware: Machine) -> Any:
-    """Of the machine's chips, or of as many pretend devices."""
-    import jax
+    """Of the machine's chips."""
+    from wmpo_jax.planning import compiler
+    from wmpo_jax.runtime.mesh import mesh_shape
 
-    from wmpo_jax.planning import tpu
-    from wmpo_jax.runtime.mesh import mesh_of, mesh_shape
-
-    shape = mesh_shape(config, hardware.count)
-    if hardware.topology is None:
-        return mesh_of(jax.devices()[: hardware.count], shape)
-    return tpu.topology_mesh(hardware, shape)
+    return compiler.topology_mesh(hardware, mesh_shape(config, hardware.count))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

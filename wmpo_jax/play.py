@@ -6,7 +6,13 @@ opens a local page that keys and an on-screen stick drive. Exit status: 0 done, 
 correct it.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +35,6 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"wmpo_jax: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
     return 0
 
 
@@ -44,7 +48,11 @@ def serve(workdir: Path, host: str, port: int) -> None:
         print(f"{workdir}: loading and compiling, about a minute", flush=True)
         server.driver = open_session(workdir)
         print(f"open {server.url} (Ctrl-C ends)", flush=True)
-        server.serve_forever()
+        interrupts.raise_from_now_on()  # not before: modules are imported until here
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
 
 
 def open_session(path: Path) -> Any:
@@ -54,53 +62,21 @@ def open_session(path: Path) -> Any:
       UserError: not a workdir, one of an older version, damaged, or its world model has not been
         trained.
     """
-    from ml_collections import ConfigDict
-
-    from wmpo_jax.assembly.environment import make_task
-    from wmpo_jax.assembly.trained import TrainedRun
+    from wmpo_jax.assembly.opened import open_run, readable
     from wmpo_jax.drive.session import Session
     from wmpo_jax.drive.starts import stored_starts
     from wmpo_jax.drive.worlds import open_worlds
-    from wmpo_jax.runtime import mesh
-    from wmpo_jax.runtime.workdir import Workdir
 
-    config = _stored_config(path / "config.json")
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    try:
-        workdir = Workdir(path, config)
-        run = TrainedRun(config, workdir, mesh.make_mesh(config), make_task(config))
+    with readable(path):
+        run = open_run(path)
         worlds, starts = open_worlds(run), stored_starts(run)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of a file's content
-        raise UserError(
-            f"The results in {path} cannot be read ({type(error).__name__}: {str(error)[:200]}): "
-            "they are damaged or of another version; repeat the stages that wrote them."
-        ) from error
     session = Session(worlds, starts, path.resolve().name)
     session.warm_up()
     return session
 
 
-def _stored_config(stored: Path) -> Any:
-    from ml_collections import ConfigDict
-
-    from wmpo_jax.runtime import validation
-    from wmpo_jax.runtime.files import load_json
-
-    if not stored.is_file():
-        raise UserError(f"{stored.parent} is no workdir of a run: it has no config.json.")
-    content = load_json(stored)
-    if not isinstance(content, dict):
-        raise UserError(f"{stored} is damaged, it holds no fields: start a new workdir.")
-    try:
-        validation.check(content, "of it", stored=True)
-    except UserError as error:
-        raise UserError(
-            f"{stored} does not fit this version of wmpo_jax ({str(error).rstrip('.')}): start a "
-            "new workdir, or drive this one with the version that made it."
-        ) from error
-    return ConfigDict(content)
-
-
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # while Python starts again
     environment.restart_with_huge_pages()
-    sys.exit(main(sys.argv[1:]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    sys.exit(interrupts.run(main))

@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
-from wmpo_jax.algorithm.rollout import replay, rollout, rollout_on_host
-from wmpo_jax.algorithm.trajectory import concatenate, first_success, select
+from wmpo_jax.algorithm.rollout import (
+    replay,
+    rollout,
+    rollout_groups,
+    rollout_on_host,
+    without_contradicted,
+)
+from wmpo_jax.algorithm.trajectory import concatenate, experience, first_success, select
 
 K, A = 2, 1
 
@@ -33,11 +39,21 @@ class Counter:
 
 def doubling(observation, key):
     """Each action adds what is seen at the chunk's start."""
-    seen_BKA = jnp.broadcast_to(observation.frame_BHWC.reshape(-1, 1, 1), (3, K, A))
+    seen_B11 = observation.frame_BHWC.reshape(-1, 1, 1)
+    seen_BKA = jnp.broadcast_to(seen_B11, (len(seen_B11), K, A))
     return PolicyOutput(
         tokens_BKA=seen_BKA.astype(jnp.int32),
         actions_BKA=seen_BKA.astype(jnp.float32),
-        log_probs_BKA=jnp.zeros((3, K, A)),
+        log_probs_BKA=jnp.zeros(seen_BKA.shape),
+    )
+
+
+def adding_noise(observation, key):
+    """As `doubling`, with something random in every action."""
+    choice = doubling(observation, key)
+    noise = jax.random.randint(key, choice.tokens_BKA.shape, 0, 3)
+    return choice.replace(
+        tokens_BKA=choice.tokens_BKA + noise, actions_BKA=choice.actions_BKA + noise
     )
 
 
@@ -77,6 +93,15 @@ def test_replay_repeats_the_episode():
     np.testing.assert_array_equal(finish[:2], trajectory.finish_step_B[:2])
 
 
+def test_groups_are_the_rollout_of_repeated_starts_without_the_videos():
+    starts, key = jnp.array([1.0, 3.0, 40.0]), jax.random.key(4)
+    groups = rollout_groups(adding_noise, Counter(), starts, key, 3, 2)
+    whole = rollout(adding_noise, Counter(), jnp.repeat(starts, 2), key, 3)
+    jax.tree.map(np.testing.assert_array_equal, groups, experience(whole))
+    assert groups.frames_BNHWC.shape == (6, 3, 1, 1, 1)
+    assert (groups.tokens_BNKA[0] != groups.tokens_BNKA[1]).any()
+
+
 def test_the_loop_on_the_host_is_the_same_rollout():
     starts, key = jnp.array([1.0, 3.0, 40.0]), jax.random.key(0)
     jax.tree.map(
@@ -102,3 +127,28 @@ def test_select_and_concatenate_keep_episodes_whole():
     chosen = select(both, jnp.array([4, 1]))
     np.testing.assert_array_equal(chosen.frames_BTHWC[0], chosen.frames_BTHWC[1])
     np.testing.assert_array_equal(chosen.finish_step_B, [3, 3])
+
+
+class Moody(Counter):
+    """As `Counter`, but above 30 success depends on noise alone."""
+
+    def step(self, state, actions_BKA, key):
+        level_B, seen, outcome = super().step(state, actions_BKA, key)
+        luck_B1 = jax.random.bernoulli(key, 0.5, (len(state), 1))
+        success_BK = jnp.where(level_B[:, None] > 30, luck_B1, outcome.success_BK)
+        return level_B, seen, outcome.replace(success_BK=success_BK)
+
+
+def test_episodes_that_another_rollout_contradicts_do_not_count():
+    size, starts, key = 32, jnp.array([1.0, 20.0]), jax.random.key(0)
+    episodes = rollout_groups(doubling, Moody(), starts, key, 1, size)
+    actions_BNKA = episodes.tokens_BNKA.astype(jnp.float32)
+    again = jax.random.key(1)
+    kept = without_contradicted(episodes, actions_BNKA, Moody(), starts, again)
+    np.testing.assert_array_equal(kept.success_B, episodes.success_B)
+    _, success_B, _ = replay(actions_BNKA, Moody(), jnp.repeat(starts, size), again)
+    differs_B = np.asarray(success_B != episodes.success_B)
+    assert not differs_B[:size].any() and 8 < differs_B[size:].sum() < 24
+    np.testing.assert_array_equal(kept.finish_step_B == 0, differs_B)
+    rest_B = ~differs_B
+    np.testing.assert_array_equal(kept.finish_step_B[rest_B], episodes.finish_step_B[rest_B])

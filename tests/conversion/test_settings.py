@@ -54,6 +54,9 @@ def preprocessor(**changes):
         ("reward", {"hidden_act": "relu"}, "hidden_act"),
         ("reward", {"patch_size": 8}, "patch_size = 8 and the weights have 16"),
         ("reward", {"id2label": {"0": "success", "1": "failure"}}, "id2label"),
+        ("reward", {"id2label": {"0": "LABEL_0", "1": "failed"}}, "id2label"),
+        ("reward", {"id2label": ["failure", "success"]}, "id2label"),
+        ("reward", {"label2id": {"failure": 1, "success": 0}}, "id2label"),
         ("reward", {"id2label": {str(i): "x" for i in range(400)}}, "id2label"),
         ("reward", preprocessor(image_mean=[0.5, float("nan"), 0.5]), "image_mean"),
         ("reward", preprocessor(image_std=[0.5, 0.0, 0.5]), "image_std"),
@@ -69,6 +72,8 @@ def test_settings_that_are_not_implemented_are_refused_by_name(kind, changes, na
 def test_settings_of_the_released_models_are_accepted():
     assert config_of("policy", {"text_config": {"model_type": "llama", "vocab_size": 384}})
     assert config_of("reward", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "qv_bias": True})
+    assert config_of("reward", {"id2label": {"0": "not_done", "1": "done"}})
+    assert config_of("reward", {"label2id": {"failure": 0, "success": 1}})
     assert config_of("autoencoder", {"latents_mean": None, "use_quant_conv": True})
     assert config_of("world_model", {"model_type": "STDiT3", "patch_size": [1, 2, 2]})
 

@@ -9,7 +9,14 @@ import pytest
 from tests.data import builders
 from tests.data.conftest import make_episode
 from wmpo_jax.data.dataset import open_dataset
-from wmpo_jax.data.episodes import ReadOptions, outcome, pick_camera, read_episode
+from wmpo_jax.data.episodes import (
+    BadEpisode,
+    ReadOptions,
+    outcome,
+    pick_camera,
+    read_episode,
+    yes_or_no,
+)
 from wmpo_jax.data.formats import WRITERS, open_source
 from wmpo_jax.data.loading import Windows, WindowSpec
 from wmpo_jax.data.mixture import open_mixture
@@ -110,6 +117,26 @@ def test_outcomes():
     assert outcome(np.array([[0], [0]]), 2) == (False, 2)
     for dense in ([0.01, 0.4, 0.9], [-1, -1, 0], [0, 0, np.nan], [0, 2.25]):
         assert outcome(np.array(dense), len(dense)) == (None, len(dense))
+
+
+def test_what_is_yes_and_what_is_no():
+    yes, no = (True, 1, 1.0, "True", b"true", " 1 "), (False, 0, np.int64(0), "FALSE", b"0")
+    for truth, values in ((True, yes), (False, no)):
+        assert all(yes_or_no(value, "it") is truth for value in values)
+        assert all(yes_or_no(np.asarray(value), "it") is truth for value in values)
+    for value in ("yes", "", 2, -1, np.nan, 0.5, None, [True]):
+        with pytest.raises(BadEpisode, match=r"it has .* for its success, not true or false"):
+            yes_or_no(value, "it")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [("False", False), (b"true", True), (0, False), (1.0, True)]
+)
+def test_success_of_odd_types(tmp_path, said, expected):
+    def build(file):
+        builders.demo(file).attrs["success"] = said
+
+    assert open_dataset(builders.hdf5(tmp_path / "a.hdf5", build)).episodes[0].success is expected
 
 
 def test_a_demonstration_says_whether_it_succeeded(tmp_path):

@@ -15,6 +15,7 @@ from wmpo_jax.data.dataset import cache_folder, content_hash, open_dataset
 from wmpo_jax.data.episodes import BadEpisode, ReadOptions, checked_frames, checked_info
 from wmpo_jax.data.formats import WRITERS, open_source
 from wmpo_jax.data.hdf5 import Hdf5Source
+from wmpo_jax.data.loading import WindowLoader, WindowSpec
 from wmpo_jax.data.mixture import open_mixture, open_section
 from wmpo_jax.runtime.errors import UserError
 
@@ -168,9 +169,9 @@ def mixture(tmp_path, *entries, **fields):
     return path
 
 
-def wide(path, width):
+def wide(path, width, scale=1.0):
     def build(file):
-        file["data/demo_0/actions"] = np.random.default_rng(0).normal(size=(8, width))
+        file["data/demo_0/actions"] = scale * np.random.default_rng(0).normal(size=(8, width))
         file["data/demo_0/obs/agentview_rgb"] = builders.pictures()
 
     return builders.hdf5(path, build)
@@ -178,8 +179,8 @@ def wide(path, width):
 
 def test_datasets_of_one_name(tmp_path):
     """Two people's recordings are distinguished by their paths."""
-    for owner, width in (("anna", 7), ("bert", 8), ("carl", 7)):
-        wide(tmp_path / owner / "pick.hdf5", width)
+    for owner, width, scale in (("anna", 7, 1.0), ("bert", 8, 1.0), ("carl", 7, 3.0)):
+        wide(tmp_path / owner / "pick.hdf5", width, scale)
     paths = [{"path": f"{owner}/pick.hdf5"} for owner in ("anna", "bert", "carl")]
     with pytest.raises(UserError) as caught:
         open_mixture(mixture(tmp_path, *paths))
@@ -188,8 +189,27 @@ def test_datasets_of_one_name(tmp_path):
         assert f"{tmp_path}/{owner}/pick.hdf5 has {width}" in str(caught.value)
     both = open_mixture(mixture(tmp_path, paths[0], paths[2]))
     assert (len(both.datasets), both.action_dim) == (2, 7)
+    assert [dataset.name for dataset in both.datasets] == ["anna/pick.hdf5", "carl/pick.hdf5"]
+    ours, theirs = (dataset.statistics.q99 for dataset in both.datasets)
+    np.testing.assert_allclose(theirs, 3 * ours)  # each its own, by content
+    batch = WindowLoader(both, WindowSpec(1, 8, False), 2, 0, image_size=32, clip=True).batch(0)
+    np.testing.assert_allclose(batch["actions_BKA"][0], batch["actions_BKA"][1], atol=1e-6)
     with pytest.raises(UserError, match=r"lists .*anna/pick\.hdf5 twice"):
         open_mixture(mixture(tmp_path, paths[0], {"path": "carl/../anna/pick.hdf5"}))
+
+
+def test_copies_are_found_by_their_content(tmp_path):
+    for owner in ("anna", "bert"):
+        wide(tmp_path / owner / "pick.hdf5", 7)
+    paths = [{"path": f"{owner}/pick.hdf5"} for owner in ("anna", "bert")]
+    with pytest.raises(UserError, match=r"anna/pick\.hdf5 and .*bert/pick\.hdf5, which hold the"):
+        open_mixture(mixture(tmp_path, *paths))
+    # The same files read in two ways are two datasets, whose names say how.
+    both = open_mixture(
+        mixture(tmp_path, paths[0], {**paths[0], "rotate": True, "instruction": "lift"})
+    )
+    names = [dataset.name for dataset in both.datasets]
+    assert names == ["pick.hdf5", "pick.hdf5 (instruction lift, rotate True)"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,16 @@ def attribute(name: str, value, place: str = "data/demo_0"):
     return build
 
 
+def array(value):
+    def build(file):
+        builders.demo(file)["language_instruction"] = value
+
+    return build
+
+
 HDF5 = {
+    "array beside the actions": array(b"lift it"),
+    "array, one for each step": array(np.array([b"lift it"] * builders.STEPS)),
     "text": attribute("language_instruction", "lift it"),
     "fixed-length bytes": attribute("language_instruction", np.bytes_("lift it")),
     "array of one": attribute("language_instruction", np.array(["lift it"], h5py.string_dtype())),

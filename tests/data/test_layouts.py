@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,7 +49,13 @@ def channels_first(file):
     file["data/demo_0/obs/agentview_image"] = builders.pictures().transpose(0, 3, 1, 2)
 
 
+def encoded(file):
+    file["data/demo_0/actions"] = builders.numbered()
+    file["data/demo_0/obs/front"] = np.array([b"\xff\xd8\xff jpeg"] * 8, h5py.string_dtype())
+
+
 REFUSED = {
+    encoded: r"no color pictures in obs \(front is object \[8\]\).*store them as uint8",
     aloha: r"no groups data/demo_<i> \(this is an episode of ALOHA",
     maniskill: r"no groups data/demo_<i> \(these are trajectories of ManiSkill",
     raw: r"no pictures: no obs beside actions, states.*dataset_states_to_obs",
@@ -178,6 +185,7 @@ def test_tars_with_none_and_text(tmp_path):
         ({"fps": "fast"}, "the frame rate 'fast', which is not a number"),
         ({"fps": 0}, "the frame rate '0'"),
         ({"seed": "x"}, "the seed 'x'"),
+        ({"complete": "maybe"}, "'maybe' for its success"),
         ({"finish_step": None}, "finished at None"),
         ({"finish_step": 0}, r"actions of shape \[0, 7\]"),
     ],
@@ -206,8 +214,8 @@ def test_a_clone_without_git_lfs(tmp_path, name):
     [
         ("gs://bucket/set/1.0.0", r"^gs://bucket/set/1\.0\.0 is not on a local disk: .*gcloud"),
         ("gs:/bucket/set", "^gs://bucket/set is not on"),  # as pathlib makes it
-        ("hf://datasets/me/robot", "hf download"),
-        ("me/so101_pick_place", "There is nothing at .*hf download"),
+        ("hf://datasets/me", "hf://datasets/me is no address of the Hugging Face Hub"),
+        ("me/so101_pick_place", "There is nothing at .*hf://OWNER/NAME"),
         ("~nobody_of_this_name/x", "has no home folder"),
     ],
 )

@@ -172,6 +172,14 @@ def test_lost_tasks_are_no_empty_instruction(tmp_path):
     assert "task_index 3, and meta/tasks.parquet does not list it" in why(tmp_path / "c")
 
 
+def test_a_number_of_two_tasks_means_neither(tmp_path):
+    root = write_set(tmp_path)
+    tasks = pa.table({"task_index": [0, 1, 0], "task": ["open", "close", "wipe"]})
+    write_table(root / "meta/tasks.parquet", tasks)
+    with pytest.raises(UserError, match=r"tasks\.parquet lists the task_index 0 twice"):
+        open_dataset(root)
+
+
 def test_text_that_is_not_utf8_spoils_its_own_episodes(tmp_path):
     def second(columns):
         return {**columns, "task_index": [0] * 6 + [1] * 6}

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "-m wmpo_jax.plan": "tests/planning/test_plan.py",
     "-m wmpo_jax.convert": "tests/conversion/test_round_trip.py",
     "-m wmpo_jax.play": "tests/drive/test_session.py",
+    "-m benchmarks.table": "tests/report/test_table.py",
     "-m wmpo_jax.report.collate": "tests/report/test_collate.py",
     "-m wmpo_jax.report.compare": "tests/report/test_compare.py",
     "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",

@@ -18,16 +18,16 @@ def main(phase: str, topology: str, path: str) -> None:
     environment.compile_only()
     # Only now may JAX be imported: it reads the environment while it starts.
     from tests.planning.stray import stray_gathers
-    from wmpo_jax.planning import chips, networks, programs, tpu
+    from wmpo_jax.planning import chips, compiler, networks, programs
     from wmpo_jax.planning.collectives import within
     from wmpo_jax.runtime.config import load_config
     from wmpo_jax.runtime.mesh import mesh_shape
 
     config = load_config("configs/libero.py", TOPOLOGIES[topology])
     machine = chips.machine(topology)
-    mesh = tpu.topology_mesh(machine, mesh_shape(config, machine.count))
+    mesh = compiler.topology_mesh(machine, mesh_shape(config, machine.count))
     program = programs.program(phase, config, mesh)
-    compiled = tpu.compile_traced(program.trace())
+    compiled = compiler.compile_traced(program.trace())
     sent = compiled.sent or []
     matrices = networks.matrices(program.arguments)
     result = {

@@ -17,10 +17,11 @@ from tests.report.fake_workdir import (
     fake_workdir,
     write_clips,
     write_json,
+    write_lines,
 )
-from wmpo_jax.report.page import headline, write_report
+from wmpo_jax.report.page import headline, render, write_report
 from wmpo_jax.report.record import minutes, read_curves, read_run, real_episodes
-from wmpo_jax.report.tables import gates, result_table
+from wmpo_jax.report.tables import gates, monitor_table, result_table
 from wmpo_jax.report.videos import read_clips, what_became
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_record
@@ -120,9 +121,10 @@ def test_verdict_follows_the_interval(tmp_path, low, high, verdict):
 def test_result_table_counts_what_each_policy_cost(workdir):
     record = read_run(workdir)
     lines = result_table(record).as_text().splitlines()
-    assert lines[0].endswith("n   real  imagined  minutes")
-    assert lines[2] == "base, greedy        30.3  27.5-33.2  1 024    384         0      2.0"
-    assert lines[3] == "WMPO, greedy        80.4  77.8-82.7  1 024  9 024     3 072     11.3"
+    assert lines[0].split()[-6:] == ["n", "labeled", "play", "checks", "imagined", "minutes"]
+    cells = [re.split(r"  +", line)[3:] for line in lines[2:4]]
+    assert cells[0] == ["1 024", "384", "0", "0", "0", "2.0"]
+    assert cells[1] == ["1 024", "512", "8 512", "0", "3 072", "11.3"]
     assert [real_episodes(record, p) for p in ("base", "grpo_on_rollouts", "wmpo")] == [
         384,
         512,
@@ -140,6 +142,31 @@ def test_grpo_on_rollouts_joins_the_table_but_not_the_headline(tmp_path):
     record = read_run(tmp_path)
     assert "GRPO on the rollouts, greedy        57.6" in result_table(record).as_text()
     assert [bar["kind"] for bar in headline(record)["bars"] if bar["hero"]] == ["base", "wmpo"]
+
+
+def test_checks_and_why_reinforcement_stopped(tmp_path):
+    fake_workdir(tmp_path)
+    check = {"n": 200, "agreement": 0.9, "false_success": 0.1, "real_psnr": 25.0}
+    checks = [
+        check | {"iteration": 0, "real_success": 0.3, "imagined_success": 0.35},
+        check | {"iteration": 4, "real_success": 0.1, "imagined_success": 0.9},
+    ]
+    first = fake_results()["improve"] | {"checks": checks, "stopped": "Real success fell."}
+    second = fake_results()["improve"] | {"seconds": 600.0, "checks": checks[:1]}
+    save_record(tmp_path / "stages/improve.json", first)
+    save_record(tmp_path / "stages/improve_2.json", second)
+    entries = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    entries.append({"stage": "improve", "name": "monitor", "episodes": 400})
+    entries.append({"stage": "collect_2", "name": "rollouts_2", "episodes": 64})
+    write_lines(tmp_path / "ledger.jsonl", entries)
+    record = read_run(tmp_path)
+    rows = monitor_table(record).rows
+    assert [row[0] for row in rows] == ["iteration 0", "iteration 4", "round 2, iteration 0"]
+    assert rows[1][1:4] == ("10.0", "6.6\N{EN DASH}14.9", "90.0")
+    cells = re.split(r"  +", result_table(record).as_text().splitlines()[3])[3:]
+    assert cells == ["1 024", "576", "8 512", "400", "6 144", "21.3"]
+    page = render(record)
+    assert "Reinforcement:</b> Real success fell." in page and "round 2, iteration 0" in page
 
 
 def test_failed_gates_come_first(workdir):

@@ -24,11 +24,11 @@ from tests.stages.fake_host import Lifts
 from tests.training.test_grpo import BUTTONS, GROUP, Buttons, Table, grpo_config
 from wmpo_jax import main as program
 from wmpo_jax import stages
-from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.algorithm.rollout import rollout_groups
 from wmpo_jax.data.loading import WindowSpec
 from wmpo_jax.runtime import sharding, watch
 from wmpo_jax.runtime.files import save_arrays
-from wmpo_jax.runtime.mesh import spread_whole
+from wmpo_jax.runtime.mesh import spread_if_even
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.stages.context import RunContext
 from wmpo_jax.training import grpo, step
@@ -92,12 +92,12 @@ def reinforce(context: RunContext) -> None:
     policy: Any = Table()
     world = Buttons()
     sample = sharding.compiled(
-        context.mesh, lambda params, seen, key: rollout(policy.acting(params), world, seen, key, 1)
+        context.mesh,
+        lambda params, seen, key: rollout_groups(policy.acting(params), world, seen, key, 1, GROUP),
     )
 
-    def starts(batch: int) -> jax.Array:
-        del batch
-        return spread_whole(context.mesh, np.repeat(np.arange(8) % BUTTONS, GROUP))
+    def starts(first: int, count: int) -> jax.Array:
+        return spread_if_even(context.mesh, (first + np.arange(count)) % BUTTONS)
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS))
     grpo.optimize(

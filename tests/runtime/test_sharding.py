@@ -108,6 +108,6 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_agrees_with_one_device(differences: dict[str, float], program: str, mesh: str) -> None:
     # Tokens are integers: the same key must give the very same ones.
-    # Frames are uint8: rounding puts a pixel in ten thousands on the neighboring level.
-    bound = {"tokens": 0.0, "frames": 1e-4}.get(program, 1e-5)
+    # Frames are uint8: rounding puts a few pixels in ten thousand on the neighboring level.
+    bound = {"tokens": 0.0, "frames": 3e-4}.get(program, 1e-5)
     assert differences[f"{program} {mesh}"] <= bound

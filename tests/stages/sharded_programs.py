@@ -169,9 +169,11 @@ def run_imagination(place):
         agents.reward_model(config, ENV, reward),
         jnp.float32(0.5),
     )
-    start = Observation(jnp.asarray(videos()[:, 0]), jnp.zeros(EPISODES, jnp.int32))
-    imagine = imagined_sampler(mesh, policy, 1.0, config.reward.min_step, 2)
-    start, parts = meshes.spread_whole(mesh, start), meshes.replicate(mesh, parts)
+    groups, group_size = 2, EPISODES // 2
+    start = Observation(jnp.asarray(videos()[:groups, 0]), jnp.zeros(groups, jnp.int32))
+    settings = agents.grpo_config(config, groups=groups, group_size=group_size, minibatch=EPISODES)
+    imagine = imagined_sampler(mesh, policy, settings, config.reward.min_step, 2)
+    start, parts = meshes.spread_if_even(mesh, start), meshes.replicate(mesh, parts)
     return params, imagine(params, parts, start, jax.random.key(3))
 
 
@@ -194,7 +196,7 @@ def run_reinforcement(place) -> dict:
     params, trajectory = run_imagination(place)
     return {
         "tokens": trajectory.tokens_BNKA,
-        "frames": trajectory.frames_BTHWC.astype(jnp.float32),
+        "frames": trajectory.frames_BNHWC.astype(jnp.float32),
         "update": run_update(place, params, trajectory),
     }
 

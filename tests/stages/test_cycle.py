@@ -122,3 +122,42 @@ def test_killed_run_ends_bitwise_as_an_uninterrupted_one(smoke_run, tmp_path, st
     assert expected.keys() == found.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_other_settings_on_top_of_a_finished_run(smoke_run, tmp_path):
+    """Nothing is trained again but what depends on them; the finished run stays as it is."""
+    before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
+    workdir = tmp_path / "run"
+    changes = ("--config.improve.learning_rate=3e-4", "--config.improve.epochs=2")
+    stages = "--stages=demos,sft,collect,autoencoder,world_model,reward,gates,improve"
+    flags = (f"--workdir={workdir}", f"--base={smoke_run}", stages, *changes)
+    status, errors = finish(start(*flags))
+    assert status == 0, errors
+    for stage in ("sft", "world_model"):
+        old, new = newest_checkpoint(smoke_run, stage), newest_checkpoint(workdir, stage)
+        assert all((old[name] == new[name]).all() for name in old)
+        record = f"stages/{stage}.json"
+        assert (workdir / record).read_text() == (smoke_run / record).read_text()
+    old, new = newest_checkpoint(smoke_run, "improve"), newest_checkpoint(workdir, "improve")
+    assert any((old[name] != new[name]).any() for name in old)
+    assert json.loads((workdir / "config.json").read_text())["improve"]["epochs"] == 2
+    assert before == {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
+
+
+@pytest.mark.slow
+def test_more_iterations_on_top_of_a_finished_run(smoke_run, tmp_path):
+    """The bits of a run that had as many from the start."""
+    flags = ("--stages=improve", "--config.improve.iterations=3")
+    shorter = without(smoke_run, "improve", tmp_path / "shorter")
+    for name, base in (("at once", shorter), ("in two parts", smoke_run)):
+        status, errors = finish(start(f"--workdir={tmp_path / name}", f"--base={base}", *flags))
+        assert status == 0, errors
+    assert not (tmp_path / "in two parts/checkpoints/improve/1").exists()
+    whole, continued = (
+        newest_checkpoint(tmp_path / name, "improve") for name in ("at once", "in two parts")
+    )
+    for name in whole:
+        np.testing.assert_array_equal(continued[name], whole[name], err_msg=name)
+    logs = [tmp_path / name / "metrics/improve.jsonl" for name in ("at once", "in two parts")]
+    steps = [[json.loads(line)["step"] for line in log.read_text().splitlines()] for log in logs]
+    assert steps == [[1, 2, 3], [1, 2, 3]]

@@ -1,5 +1,6 @@
 """The GRPO trainer in an environment of one decision: press the button that is lit."""
 
+import json
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from wmpo_jax.algorithm.grpo import token_log_probs
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Observation, PolicyOutput
-from wmpo_jax.algorithm.rollout import rollout
+from wmpo_jax.algorithm.rollout import rollout_groups
 from wmpo_jax.runtime import preemption
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import Preempted, UserError
@@ -87,21 +88,22 @@ def loop_files(folder):
     )
 
 
-def learn(folder, params=None, lit=True, **changes):
+def learn(folder, params=None, lit=True, watch=None, **changes):
     policy: Any = Table()
     world, mesh = Buttons(), make_mesh(CONFIG)
 
     @jax.jit
     def sample(params, starts, key):
-        return rollout(policy.acting(params), world, starts, key, 1)
+        return rollout_groups(policy.acting(params), world, starts, key, 1, GROUP)
 
-    def starts(batch):
-        buttons = np.arange(8) % BUTTONS if lit else np.full(8, BUTTONS)
-        return jnp.asarray(np.repeat(buttons + batch * 0, GROUP))
+    def starts(first, count):
+        buttons = (first + np.arange(count)) % BUTTONS if lit else np.full(count, BUTTONS)
+        return jnp.asarray(buttons)
 
     params = jnp.zeros((BUTTONS + 1, BUTTONS)) if params is None else params
     config, key = grpo_config(**changes), jax.random.key(0)
-    state, _ = grpo.optimize(loop_files(folder), mesh, params, policy, sample, starts, config, key)
+    given = (loop_files(folder), mesh, params, policy, sample, starts, config, key)
+    state, _ = grpo.optimize(*given, *([watch] if watch else []))
     return state
 
 
@@ -110,7 +112,7 @@ def test_learns_what_is_rewarded(tmp_path):
     right = jax.nn.softmax(state.params)[np.arange(BUTTONS), np.arange(BUTTONS)]
     assert right.min() > 0.6
     np.testing.assert_array_equal(state.params[BUTTONS], 0.0)  # a button never lit: no gradient
-    assert int(state.episodes) == 64 * int(state.batches)
+    assert int(state.episodes) == GROUP * int(state.starts)
 
 
 def test_first_iteration_already_moves_the_policy(tmp_path):
@@ -136,7 +138,7 @@ def test_says_what_to_change_when_no_group_is_mixed(tmp_path):
 def test_goes_on_without_mixed_groups_where_allowed(tmp_path):
     state = learn(tmp_path / "run", lit=False, iterations=2, require_mixed=False)
     np.testing.assert_array_equal(state.params, 0.0)
-    assert int(state.batches) == 4
+    assert int(state.starts) == 2 * 16
 
 
 def test_nothing_left_to_learn_is_no_error(tmp_path):
@@ -151,10 +153,10 @@ def test_too_few_mixed_groups_give_the_mean_of_those():
         grpo_config(groups=1, minibatch=8, epochs=1),
         grpo_config(groups=2, minibatch=16, epochs=1),
     )
-    starts = jnp.repeat(jnp.array([1]), GROUP)
     table: Any = Table()
     params = jnp.zeros((BUTTONS + 1, BUTTONS))
-    episodes = rollout(table.acting(params), Buttons(), starts, jax.random.key(3), 1)
+    start, key = jnp.array([1]), jax.random.key(3)
+    episodes = rollout_groups(table.acting(params), Buttons(), start, key, 1, GROUP)
     twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), episodes)
     results = []
     for settings, batch, weight in (
@@ -175,3 +177,45 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
     with pytest.raises(UserError, match=r"of stage improve is nan .*improve\.learning_rate"):
         learn(tmp_path / "run", iterations=6, learning_rate=float("nan"))
     assert Checkpoints(tmp_path / "run" / "checkpoints" / "improve").latest_step() == 3
+
+
+class Alarm:
+    """Stops after iteration 4 and counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, iteration, params):
+        self.asked.append(iteration)
+        return {"real_success": iteration / 10}, iteration == 4
+
+
+def test_an_alarm_stops_at_a_checkpoint_for_good(tmp_path):
+    alarm = Alarm()
+    state = learn(tmp_path / "run", watch=alarm)
+    assert int(state.iteration) == 4 and alarm.asked == [0, 1, 2, 3, 4]
+    lines = (tmp_path / "run/metrics/improve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["improve/real_success"] for line in lines] == [0, 0.1, 0.2, 0.3, 0.4]
+    jax.tree.map(np.testing.assert_array_equal, learn(tmp_path / "run", watch=alarm), state)
+    assert alarm.asked[5:] == [4]
+
+
+def test_watching_changes_nothing_of_what_is_learned(tmp_path):
+    watched = learn(tmp_path / "watched", iterations=3, watch=Alarm())
+    jax.tree.map(np.testing.assert_array_equal, watched, learn(tmp_path / "alone", iterations=3))
+
+
+@pytest.mark.parametrize(
+    ("mixed", "expected"),
+    [
+        ([], 8),  # nothing is known yet
+        ([True] * 6 + [False] * 2, 4),  # 2 are missing, half a batch should give 3
+        ([True] * 4 + [False] * 4, 8),  # 4 are missing, half a batch should give 2
+        ([True] * 6 + [False] * 6, 4),  # all that `attempts` leaves
+        ([False] * 8, 8),
+    ],
+)
+def test_a_further_attempt_samples_what_is_missing(mixed, expected):
+    assert grpo.next_attempt(grpo_config(), np.array(mixed, bool), parts=1) == expected
+    assert grpo.next_attempt(grpo_config(groups=7), np.array(mixed, bool), parts=1) == 7
+    assert grpo.next_attempt(grpo_config(), np.array(mixed, bool), parts=64) == 8

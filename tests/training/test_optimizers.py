@@ -1,5 +1,7 @@
 """Muon is optax's, over stacked layers too."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def test_muon_is_that_of_optax(products, bound):
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     ours = optimizers.muon(0.1, 100, "nothing", products)
     schedule = optax.warmup_cosine_decay_schedule(0.01, 0.1, 25, 100, 0.01)
-    theirs = optax.chain(
+    theirs: Any = optax.chain(
         optax.clip_by_global_norm(1.0), optax.contrib.muon(schedule, consistent_rms=0.2)
     )
     states = ours.init(params), theirs.init(params)

@@ -116,7 +116,7 @@ def chunk_noise(key: jax.Array, history_BThwc: jax.Array, chunk: int) -> jax.Arr
 def chunk_velocity(
     network: STDiT, config: FlowConfig, history_BThwc: jax.Array, actions_BKA: jax.Array
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(noisy chunk, timestep_B) -> velocity, over a cache of the history's keys and values.
+    """(noisy chunk, timestep_B or _1) -> velocity, over a cache of the history's keys and values.
 
     The history does not depend on the denoising step, so that the cache is exact.
     """

@@ -93,15 +93,16 @@ def euler_sample(
 ) -> jax.Array:
     """Integrates dz = v du from noise to data: z += v(z, t_i) (t_i - t_{i+1}) / 1000, t_N = 0.
 
-    `velocity_fn(z, t_B)` returns the velocity of all frames of `start_BKHWC`, the chunk that is
-    sampled; the history is part of its closure. No classifier-free guidance.
+    `velocity_fn(z, t_1)` returns the velocity of all frames of `start_BKHWC`, the chunk that is
+    sampled; the history is part of its closure. The time is one for the whole batch, so that what
+    the network makes of it is computed once. No classifier-free guidance.
     """
     times = euler_timesteps(num_steps, ratio)
     steps = -jnp.diff(times, append=0.0) / MAX_TIMESTEP
 
     def step(z: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         t, du = now
-        return z + du * velocity_fn(z, jnp.full(len(z), t)), None
+        return z + du * velocity_fn(z, t[None]), None
 
     return jax.lax.scan(step, start_BKHWC, (times, steps))[0]
 

@@ -8,11 +8,16 @@ import numpy as np
 from einops import rearrange
 
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Dynamics, Observation, Policy, PolicyOutput
-from wmpo_jax.algorithm.trajectory import Trajectory, first_success
+from wmpo_jax.algorithm.trajectory import Experience, Trajectory, first_success
+from wmpo_jax.runtime.sharding import spread_batch
 
 
 def rollout(
-    policy: Policy, dynamics: Dynamics, start: Any, key: jax.Array, num_chunks: int
+    policy: Policy,
+    dynamics: Dynamics,
+    start: Any,
+    key: jax.Array,
+    num_chunks: int,
 ) -> Trajectory:
     """Runs `policy` for `num_chunks` chunks from every start (WMPO section 3, algorithm 1).
 
@@ -24,20 +29,66 @@ def rollout(
       num_chunks: N, static.
     """
     reset_key, scan_key = jax.random.split(key)
-    state, observation = dynamics.reset(start, reset_key)
+    first = dynamics.reset(start, reset_key)
+    _, choices, outcomes = _scan(policy, dynamics, first, scan_key, num_chunks, videos=True)
+    return _to_trajectory(first[1], choices, outcomes)
 
-    def one_chunk(
-        carry: tuple[Any, Observation], chunk_key: jax.Array
-    ) -> tuple[tuple[Any, Observation], tuple[PolicyOutput, ChunkOutcome]]:
+
+def rollout_groups(
+    policy: Policy,
+    dynamics: Dynamics,
+    start: Any,
+    key: jax.Array,
+    num_chunks: int,
+    group_size: int,
+) -> Experience:
+    """`group_size` episodes from every start, side by side, without their videos.
+
+    The members of a group share the reset: the first frame is encoded once. In memory are the
+    frames on which the policy decided, a K-th of the video.
+
+    Args:
+      start: as for `rollout`, leading axis G; the episodes are G x group_size.
+    """
+    reset_key, scan_key = jax.random.split(key)
+
+    def members(leaf: jax.Array) -> jax.Array:
+        return spread_batch(jnp.repeat(leaf, group_size, axis=0)) if leaf.ndim else leaf
+
+    first = jax.tree.map(members, dynamics.reset(start, reset_key))
+    frames, choices, outcomes = _scan(policy, dynamics, first, scan_key, num_chunks, videos=False)
+    success_BT = _join(outcomes.success_BK) & ~outcomes.invalid_B.any(axis=0)[:, None]
+    success_B, finish_step_B = first_success(success_BT)
+    return Experience(
+        frames_BNHWC=frames.swapaxes(0, 1),
+        tokens_BNKA=choices.tokens_BKA.swapaxes(0, 1),
+        log_probs_BNKA=choices.log_probs_BKA.swapaxes(0, 1),
+        instruction_id_B=first[1].instruction_id_B,
+        success_B=success_B,
+        finish_step_B=finish_step_B,
+    )
+
+
+def _scan(
+    policy: Policy,
+    dynamics: Dynamics,
+    first: tuple[Any, Observation],
+    key: jax.Array,
+    num_chunks: int,
+    videos: bool,
+) -> tuple[jax.Array, PolicyOutput, ChunkOutcome]:
+    """Decision frames, choices, outcomes, chunk outermost; without `videos` these lack frames."""
+
+    def one_chunk(carry: tuple[Any, Observation], chunk_key: jax.Array) -> tuple[Any, Any]:
         state, observation = carry
         policy_key, world_key = jax.random.split(chunk_key)
         choice = policy(observation, policy_key)
-        state, observation, outcome = dynamics.step(state, choice.actions_BKA, world_key)
-        return (state, observation), (choice, outcome)
+        state, after, outcome = dynamics.step(state, choice.actions_BKA, world_key)
+        if not videos:
+            outcome = outcome.replace(frames_BKHWC=outcome.frames_BKHWC[:, :0])
+        return (state, after), (observation.frame_BHWC, choice, outcome)
 
-    keys = jax.random.split(scan_key, num_chunks)
-    _, (choices, outcomes) = jax.lax.scan(one_chunk, (state, observation), keys)
-    return _to_trajectory(observation, choices, outcomes)
+    return jax.lax.scan(one_chunk, first, jax.random.split(key, num_chunks))[1]
 
 
 def rollout_on_host(
@@ -84,6 +135,26 @@ def replay(
     _, outcomes = jax.lax.scan(one_chunk, state, (actions_BNKA.swapaxes(0, 1), keys))
     success_B, finish_step_B = first_success(_join(outcomes.success_BK))
     return _video(first, outcomes), success_B, finish_step_B
+
+
+def without_contradicted(
+    episodes: Experience, actions_BNKA: jax.Array, dynamics: Dynamics, start: Any, key: jax.Array
+) -> Experience:
+    """Masks episodes whose outcome another rollout of the same actions contradicts.
+
+    In imagination with other noise such an episode is one that the world model does not know. Its
+    finish_step becomes 0, so that none of its tokens counts; its outcome stays its group's.
+
+    Args:
+      actions_BNKA: normalized, of `episodes`.
+      start: as for `rollout_groups`, leading axis G.
+      key: another one than that of `episodes`.
+    """
+    size = len(episodes.success_B) // len(jax.tree.leaves(start)[0])
+    members = jax.tree.map(lambda leaf: spread_batch(jnp.repeat(leaf, size, axis=0)), start)
+    _, success_B, _ = replay(actions_BNKA, dynamics, members, key)
+    agreed_B = success_B == episodes.success_B
+    return episodes.replace(finish_step_B=jnp.where(agreed_B, episodes.finish_step_B, 0))
 
 
 def _join(scanned_NBK: jax.Array) -> jax.Array:

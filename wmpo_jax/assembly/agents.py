@@ -86,11 +86,16 @@ def flow_config(config: ConfigDict, task: Task) -> FlowConfig:
     )
 
 
-def sft_config(config: ConfigDict) -> SFTConfig:
-    """Of stage sft."""
+def sft_config(
+    config: ConfigDict, steps: int | None = None, learning_rate: float | None = None
+) -> SFTConfig:
+    """Of stage sft; another training of the same kind has its own `steps` and `learning_rate`."""
     section = config.sft
+    optimizer = _optimizer(config, section, section.steps if steps is None else steps)
+    if learning_rate is not None:
+        optimizer = dataclasses.replace(optimizer, learning_rate=learning_rate)
     return SFTConfig(
-        optimizer=_optimizer(config, section, section.steps),
+        optimizer=optimizer,
         batch_size=section.batch_size,
         soft_label_sigma=section.soft_label_sigma,
         augment=section.augment,

@@ -7,14 +7,20 @@ from wmpo_jax.data.mixture import Mixture, open_section
 from wmpo_jax.envs import registry
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.recorded import RecordedTask
+from wmpo_jax.runtime.schema import REMOTE
 
 
 def make_task(config: ConfigDict) -> Environment | HostEnvironment:
-    """The environment that config.task names; UserError when there is none like it."""
-    options = config.get("libero") or config.get("mimicgen", {})
+    """The environment that config.task names; UserError when there is none like it.
+
+    A served policy (config.task = "remote") acts in that of config.remote.
+    """
+    sections = ("libero", "mimicgen", "playground")
+    options = next((config[name] for name in sections if name in config), {})
+    name = config.remote.environment if config.task == REMOTE else config.task
     # The first to ask may be a traced function; the arrays of the scene must not be traced.
     with jax.ensure_compile_time_eval():
-        return registry.make_reality(config.task, config.image_size, options)
+        return registry.make_reality(name, config.image_size, options)
 
 
 def open_data(config: ConfigDict) -> Mixture | None:

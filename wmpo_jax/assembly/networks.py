@@ -42,6 +42,9 @@ PRESETS: dict[str, type] = {
 }
 
 
+SHALLOW = 8  # layers that are compiled one by one (`models.layers`)
+
+
 def released(config: ConfigDict, role: str) -> Any:
     """The config of a role's network as `networks` wants it; None where the tiny one is meant.
 
@@ -79,13 +82,13 @@ def checkpoint(config: ConfigDict, role: str) -> Store | None:
 
 
 def vla_config(config: ConfigDict, task: Task) -> VLAConfig:
-    """Of the policy; released sizes are scanned."""
+    """Of the policy; deep networks are scanned."""
     sizes = released(config, "policy")
     if sizes is None:
         tiny = VLAConfig.tiny(task.action_dim, task.chunk, n_action_classes=config.policy.bins)
         return compute_in(tiny, jnp.float32, products(config))
     _must_fit("policy", task, action_dim=sizes.action_dim, chunk=sizes.chunk)
-    return sizes.scanned()
+    return sizes if _written_out(config, "policy", sizes.llama.depth) else sizes.scanned()
 
 
 def vla_transform(config: ConfigDict) -> ImageTransformConfig:
@@ -166,9 +169,16 @@ def videomae_config(config: ConfigDict, task: Task) -> VideoMAEConfig:
             f"The reward model sees {sizes.num_frames} frames and reward.window is "
             f"{section.window}: make them equal."
         )
+    if not _written_out(config, "reward", sizes.num_layers):
+        sizes = sizes.scanned()
     if sizes.num_labels == labels:
-        return sizes.scanned()
-    return dataclasses.replace(sizes.scanned(), num_labels=labels, head="softmax_pairs")
+        return sizes
+    return dataclasses.replace(sizes, num_labels=labels, head="softmax_pairs")
+
+
+def _written_out(config: ConfigDict, role: str, depth: int) -> bool:
+    """Whether a network is shallow and begins from nothing; checkpoints are read in stacks."""
+    return depth <= SHALLOW and checkpoint(config, role) is None
 
 
 def _must_fit(role: str, task: Task, **sizes: int) -> None:

@@ -20,6 +20,7 @@ ROLES = (
     "evaluation",
     "oracle",
     "grpo_on_rollouts",
+    "monitor",
 )
 BLOCK = 1_000_000
 MAX_RUN_SEED = 200  # len(ROLES) * MAX_RUN_SEED * BLOCK stays below 2**31

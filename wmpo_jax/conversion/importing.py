@@ -18,6 +18,7 @@ from wmpo_jax.conversion.kinds import Entry, Kind, by_path
 from wmpo_jax.conversion.sources import Source, locate
 from wmpo_jax.conversion.spellings import RenamedWeights
 from wmpo_jax.conversion.summary import Summary, summarize
+from wmpo_jax.runtime import hub
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import new_folder
@@ -39,19 +40,23 @@ def import_checkpoint(kind: Kind, source: Path, target: Path) -> Summary:
     """Converts an original checkpoint into a folder as `store` describes it.
 
     Args:
-      source: a weight file or a folder with weights, config and statistics.
+      source: a weight file or a folder with weights, config and statistics; or where the Hub has
+        one, hf://owner/name.
       target: a new folder; it appears when everything is in it.
 
     Raises:
       UserError: the source is damaged, not of this kind, or of a variant that is not supported.
     """
+    source = hub.fetched(source, "model")
     if not os.path.exists(source):  # pathlib's raises where it may not look
         raise UserError(f"There is nothing at {source}: give the file or folder with the weights.")
     found = locate(source, kind.name)
     foreign = open_original(kind, source)
     config = original_config(kind, foreign, found)
     missing = check_tensors(kind, config, foreign)
-    notes = foreign.notes + companions.check(kind.name, found, config)
+    notes = [*foreign.notes, *companions.check(kind.name, found, config)]
+    if hub.origin(source):
+        notes.append(f"from {hub.origin(source)}")
     live = {entry.name for entry in kind.entries(config)}
     with new_folder(target) as folder:
         store.write_arrays(folder / store.PARAMS, lazy_params(foreign, kind, config))

@@ -150,45 +150,56 @@ def full_mask(key_mask_BS: Tensor) -> Tensor:
     return key_mask_BS[:, None, None, :].expand(-1, 1, key_mask_BS.shape[1], -1)
 
 
+class Policy(nn.Module):
+    """The policy without its sampling: towers, projector, Llama and the rows of its head."""
+
+    def __init__(self, weights: Weights, config: VLAConfig) -> None:
+        super().__init__()
+        language = under(weights, "language_model.")
+        begin = config.action_token_begin
+        self.config = config
+        self.dino = dinov2(under(weights, "vision_backbone.featurizer."), config.dino)
+        self.siglip = siglip(under(weights, "vision_backbone.fused_featurizer."), config.siglip)
+        linears = {}
+        for name in ("fc1", "fc2", "fc3"):
+            weight = weights[f"projector.{name}.weight"]
+            linears[name] = nn.Linear(weight.shape[1], weight.shape[0])
+        self.projector = fill(nn.ModuleDict(linears), under(weights, "projector."))
+        self.decoder = llama(language, config.llama)
+        head = language["lm_head.weight"][begin : begin + config.n_action_classes]
+        self.head = nn.Parameter(head, requires_grad=False)
+
+    def forward(self, pixels_BCHW: Tensor, prompt_BL: Tensor) -> Tensor:
+        """Scores of the action classes [B, chunk * dims, classes], for unpadded prompts."""
+        x_BSD = self.embeddings(pixels_BCHW, prompt_BL)
+        mask = full_mask(torch.ones(x_BSD.shape[:2], dtype=torch.bool, device=x_BSD.device))
+        hidden_BSD = self.decoder(inputs_embeds=x_BSD, attention_mask=mask).last_hidden_state
+        slots = self.config.chunk * self.config.action_dim
+        first = x_BSD.shape[1] - slots - 2  # the last token of the prompt
+        return hidden_BSD[:, first : first + slots] @ self.head.T
+
+    def embeddings(self, pixels_BCHW: Tensor, prompt_BL: Tensor) -> Tensor:
+        """[BOS] [patches] [rest of the prompt] [zero vectors] [stop]."""
+        config, gelu = self.config, nn.functional.gelu
+        towers = [
+            self.dino(pixels_BCHW[:, :3]).last_hidden_state[:, config.dino.n_prefix :],
+            self.siglip(pixels_BCHW[:, 3:]).last_hidden_state,
+        ]
+        patches_BPD = self.projector["fc1"](torch.cat(towers, -1))
+        patches_BPD = self.projector["fc3"](gelu(self.projector["fc2"](gelu(patches_BPD))))
+        batch, slots = len(prompt_BL), config.chunk * config.action_dim
+        embed = self.decoder.get_input_embeddings()
+        words_BLD = embed(prompt_BL)
+        zeros = words_BLD.new_zeros(batch, slots, config.llama.width)
+        stop = embed(torch.full_like(prompt_BL[:, :1], config.stop_token))
+        return torch.cat([words_BLD[:, :1], patches_BPD, words_BLD[:, 1:], zeros, stop], 1)
+
+
 def policy_logits(
     weights: Weights, config: VLAConfig, pixels_BCHW: Tensor, prompt_BL: Tensor
 ) -> Tensor:
     """Scores of the action classes, float32 [B, chunk * dims, classes], for unpadded prompts."""
-    language = under(weights, "language_model.")
-    decoder = llama(language, config.llama)
-    x_BSD = policy_embeddings(weights, config, decoder, pixels_BCHW, prompt_BL)
-    mask = full_mask(torch.ones(x_BSD.shape[:2], dtype=torch.bool))
-    hidden_BSD = decoder(inputs_embeds=x_BSD, attention_mask=mask).last_hidden_state
-    slots = config.chunk * config.action_dim
-    first = x_BSD.shape[1] - slots - 2  # the last token of the prompt
-    begin = config.action_token_begin
-    head_VD = language["lm_head.weight"][begin : begin + config.n_action_classes]
-    return hidden_BSD[:, first : first + slots] @ head_VD.T
-
-
-def policy_embeddings(
-    weights: Weights, config: VLAConfig, decoder: Module, pixels_BCHW: Tensor, prompt_BL: Tensor
-) -> Tensor:
-    """[BOS] [patches] [rest of the prompt] [zero vectors] [stop]."""
-    dino = dinov2(under(weights, "vision_backbone.featurizer."), config.dino)
-    towers = [
-        dino(pixels_BCHW[:, :3]).last_hidden_state[:, config.dino.n_prefix :],
-        siglip(under(weights, "vision_backbone.fused_featurizer."), config.siglip)(
-            pixels_BCHW[:, 3:]
-        ).last_hidden_state,
-    ]
-    patches_BPD = torch.cat(towers, -1)
-    for layer in ("fc1", "fc2", "fc3"):
-        if layer != "fc1":
-            patches_BPD = nn.functional.gelu(patches_BPD)
-        linear = under(weights, f"projector.{layer}.")
-        patches_BPD = nn.functional.linear(patches_BPD, linear["weight"], linear["bias"])
-    batch, slots = len(prompt_BL), config.chunk * config.action_dim
-    embed = decoder.get_input_embeddings()
-    words_BLD = embed(prompt_BL)
-    zeros = torch.zeros(batch, slots, config.llama.width)
-    stop = embed(torch.full((batch, 1), config.stop_token))
-    return torch.cat([words_BLD[:, :1], patches_BPD, words_BLD[:, 1:], zeros, stop], 1)
+    return Policy(weights, config)(pixels_BCHW, prompt_BL)
 
 
 def videomae(weights: Weights, config: VideoMAEConfig, original: Json | None = None) -> Module:

@@ -35,7 +35,7 @@ def forward(
     height_px: float,
     width_px: float,
 ) -> Tensor:
-    """float32 [B, 2C, T, H, W]; mask True = frame being denoised."""
+    """[B, 2C, T, H, W]; mask True = frame being denoised. Computes in the type of the weights."""
     b, _, t, h, w = x_BCTHW.shape
     p, q = config.patch
     rows, columns = -(-h // p), -(-w // q)
@@ -43,10 +43,10 @@ def forward(
     kernel, bias = weights["x_embedder.proj.weight"], weights["x_embedder.proj.bias"]
     x = conv3d(x, kernel, bias, stride=(1, p, q))
     x = x.flatten(3).permute(0, 2, 3, 1)  # B T S D
-    x = x + position_embedding(config, rows, columns, height_px, width_px)
+    x = x + position_embedding(config, rows, columns, height_px, width_px, x.device).to(x.dtype)
 
     noisy = _timestep(weights, timestep_B)[:, None]
-    clean = _timestep(weights, torch.tensor([HISTORY_TIMESTEP]))[:, None]
+    clean = _timestep(weights, torch.full_like(timestep_B[:1], HISTORY_TIMESTEP))[:, None]
     action = _mlp(weights, "action_embedder.fc.0", "action_embedder.fc.2", actions_BKA, silu)
     none = weights["action_embedder.none_action.weight"].expand(b, t - config.chunk, -1)
     conditions = torch.where(mask_BT[..., None], noisy + torch.cat([none, action], 1), clean)
@@ -90,16 +90,21 @@ def _block(weights, name: str, config: STDiTConfig, x: Tensor, conditions: Tenso
 
 
 def position_embedding(
-    config: STDiTConfig, rows: int, columns: int, height_px: float, width_px: float
+    config: STDiTConfig,
+    rows: int,
+    columns: int,
+    height_px: float,
+    width_px: float,
+    device: torch.device | None = None,
 ) -> Tensor:
     """[S, D]: first half of the channels the column, second the row; sines, then cosines."""
     quarter = config.hidden // 4
-    inverse = 10000.0 ** (-torch.arange(quarter) / quarter)
+    inverse = 10000.0 ** (-torch.arange(quarter, device=device) / quarter)
     scale = math.sqrt(height_px * width_px) / config.input_square_px
     base = round(math.sqrt(rows * columns))
 
     def axis(count: int) -> Tensor:
-        phase = (torch.arange(count) / scale * base / count)[:, None] * inverse
+        phase = (torch.arange(count, device=device) / scale * base / count)[:, None] * inverse
         return torch.cat([phase.sin(), phase.cos()], -1)
 
     column = axis(columns)[None].expand(rows, -1, -1)
@@ -108,14 +113,16 @@ def position_embedding(
 
 
 def _timestep(weights, t_B: Tensor) -> Tensor:
-    phase = t_B[:, None] * torch.exp(-math.log(10000.0) * torch.arange(128) / 128)
-    features = torch.cat([phase.cos(), phase.sin()], -1)
+    index = torch.arange(128, device=t_B.device)
+    phase = t_B[:, None] * torch.exp(-math.log(10000.0) * index / 128)
+    dtype = weights["t_embedder.mlp.0.weight"].dtype
+    features = torch.cat([phase.cos(), phase.sin()], -1).to(dtype)
     return _mlp(weights, "t_embedder.mlp.0", "t_embedder.mlp.2", features, silu)
 
 
 def _rotate(x: Tensor, freqs: Tensor) -> Tensor:
     """Pairs (0, 1), (2, 3), ... of the last axis turn by position (axis -2) * frequency."""
-    phase = torch.arange(x.shape[-2])[:, None] * freqs
+    phase = torch.arange(x.shape[-2], device=x.device)[:, None] * freqs
     even, odd = x[..., 0::2], x[..., 1::2]
     turned = even * phase.cos() - odd * phase.sin(), odd * phase.cos() + even * phase.sin()
     return torch.stack(turned, -1).flatten(-2)

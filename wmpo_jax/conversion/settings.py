@@ -67,6 +67,10 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 
+# How the labels of classifiers begin.
+SUCCESS = ("succ", "complete", "done", "positive", "true", "1")
+FAILURE = ("fail", "incomplete", "unsucc", "not ", "not_", "negative", "false", "0")
+
 
 def check(kind: str, settings: Json) -> None:
     """UserError for the first setting that is not implemented."""
@@ -115,15 +119,18 @@ def check_blocks(settings: Json) -> None:
 
 
 def check_labels(settings: Json) -> None:
-    """Label 1 is success (UserError when id2label says otherwise)."""
-    labels = settings.get("id2label")
+    """Label 1 is success (UserError when id2label or label2id says otherwise)."""
+    labels, numbers = settings.get("id2label"), settings.get("label2id")
+    if labels is None and isinstance(numbers, Mapping):
+        labels = {str(number): name for name, number in numbers.items()}
     if labels is None:
         return
-    first = str(labels.get("0", "")).lower() if isinstance(labels, Mapping) else None
-    if first is None or len(labels) != 2 or first.startswith(("success", "complete", "true", "1")):
+    pair = isinstance(labels, Mapping) and len(labels) == 2
+    first, second = (str(labels.get(key, "")).lower() if pair else "" for key in "01")
+    if not pair or first.startswith(SUCCESS) or second.startswith(FAILURE):
         raise UserError(
-            f"config.json has id2label = {str(labels)[:80]}, which is not supported (only two "
-            "labels are, failure and then success): take WMPO's kind of classifier."
+            f"config.json has the labels (id2label) {str(labels)[:80]}, which is not supported "
+            "(only two are, failure and then success): take WMPO's kind of classifier."
         )
 
 

@@ -27,6 +27,7 @@ from orbax.checkpoint import type_handlers
 
 from wmpo_jax.conversion.documents import read_object, read_settings
 from wmpo_jax.conversion.kinds import KINDS, Kind
+from wmpo_jax.runtime import hub
 from wmpo_jax.runtime.checkpoints import tree_difference
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import new_folder, save_json
@@ -104,7 +105,7 @@ class Store:
     """A converted checkpoint on disk.
 
     Attributes:
-      folder: where it is; a leading ~ is the home folder.
+      folder: where it is; a leading ~ is the home folder, hf:// is downloaded.
       kind, config: of the network.
       shapes, dtypes: of every original tensor, by name.
 
@@ -113,7 +114,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder = Path(os.path.expanduser(folder))
+        folder = hub.fetched(os.path.expanduser(folder), "model")
         if not os.path.isfile(folder / RECORD):
             raise UserError(
                 f"{folder} is no converted checkpoint (it has no {RECORD}): "

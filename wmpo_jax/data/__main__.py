@@ -7,6 +7,11 @@
 Exit status: 0 done, 2 the user can correct it.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -66,6 +71,7 @@ def run(flags: argparse.Namespace) -> None:
     from wmpo_jax.data import dataset, episodes, formats, inspection, mixture
     from wmpo_jax.runtime.files import save_json
 
+    interrupts.raise_from_now_on()
     if flags.command == "openx":
         content = mixture.magic_soup(flags.path.resolve())
         if not content["datasets"]:
@@ -97,4 +103,4 @@ def run(flags: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

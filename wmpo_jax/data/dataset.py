@@ -59,6 +59,7 @@ class Dataset:
       bad: (index, reason) of the others.
       statistics: over the actions of all good episodes.
       frame_shape: (height, width, 3) of all frames, or () when none was decoded.
+      content: hash of its files, whatever they are called (`content_hash`).
       on_bad: what to do when an episode turns out bad later: "refuse" or "skip".
     """
 
@@ -68,6 +69,7 @@ class Dataset:
     bad: Sequence[tuple[int, str]]
     statistics: ActionStatistics
     frame_shape: tuple[int, ...]
+    content: str
     on_bad: str
 
     @property
@@ -96,7 +98,8 @@ def open_dataset(
     _check_choice("verify", verify, VERIFY)
     options, path = options or ReadOptions(), places.local_path(path)
     source = open_source(path, options)
-    look = _remembered(path, source, options, verify)
+    content = content_hash(source)
+    look = _remembered(path, source, content, options, verify)
     _report_bad(path, len(source), look["bad"], on_bad)
     silent = sum(not entry.instruction for entry in look["episodes"])
     if silent:
@@ -108,6 +111,7 @@ def open_dataset(
     return Dataset(
         source=source,
         options=options,
+        content=content,
         on_bad=on_bad,
         **look,
     )
@@ -155,12 +159,12 @@ def cache_folder() -> Path:
 
 
 def _remembered(
-    path: Path, source: EpisodeSource, options: ReadOptions, verify: str
+    path: Path, source: EpisodeSource, content: str, options: ReadOptions, verify: str
 ) -> dict[str, Any]:
     """`episodes`, `bad`, `statistics` and `frame_shape` of a Dataset."""
     question = json.dumps([CACHE_VERSION, dataclasses.asdict(options), verify])
     asked = hashlib.blake2b(question.encode(), digest_size=4).hexdigest()
-    name = f"{content_hash(source)}_{asked}.json"
+    name = f"{content}_{asked}.json"
     try:
         return _parsed(json.loads((cache_folder() / name).read_bytes()))
     # Not there, no home folder, half of it or something else in its place: look again.

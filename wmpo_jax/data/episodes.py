@@ -207,6 +207,21 @@ def frame_rate(value: Any, where: str) -> tuple[float, bool]:
     return float(match[1]), True
 
 
+def yes_or_no(value: Any, where: str) -> bool:
+    """What a dataset says of an outcome: a truth value, 0 or 1, or one of these as text.
+
+    Raises:
+      BadEpisode: it is anything else; Python would take the text "False" for true, and NaN too.
+    """
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if text.strip().lower() not in known:
+        raise BadEpisode(f"{where} has {value!r} for its success, not true or false")
+    return known[text.strip().lower()]
+
+
 def seed_of(value: Any, where: str) -> int | None:
     """The whole number that a dataset gives as its seed, or None. Raises BadEpisode."""
     if value is None:

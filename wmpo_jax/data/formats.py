@@ -13,6 +13,7 @@ from wmpo_jax.data.machine import refuse_passing
 from wmpo_jax.data.rlds import RldsSource
 from wmpo_jax.data.rlds_writing import write_rlds
 from wmpo_jax.data.webdataset import WebDatasetSource, write_webdataset
+from wmpo_jax.runtime import hub
 from wmpo_jax.runtime.errors import UserError
 
 SOURCES: dict[str, Callable[[Path, ReadOptions], EpisodeSource]] = {
@@ -73,7 +74,7 @@ def open_source(path: Path | str, options: ReadOptions) -> EpisodeSource:
         refuse_passing(error, str(path))
         raise UserError(f"{path} cannot be opened ({cause(error)}): copy it again.") from error
     if source.name == place.name:  # of a snapshot of the Hub: the commit's hash
-        source.name = places.hub_name(place) or source.name
+        source.name = hub.name(place) or source.name
     if name == "lerobot":
         source.files = sorted({*source.files, *places.behind_links(place)})
     return source
@@ -112,8 +113,7 @@ def _find(path: Path) -> tuple[Path, str]:
     found = "nothing" if not path.exists() else "no dataset of a known format"
     raise UserError(
         f"There is {found} at {path}: give a folder or file of {', '.join(SOURCES)} "
-        "(docs/data.md); one of the Hugging Face Hub is downloaded first (hf download "
-        "--repo-type=dataset OWNER/NAME)."
+        "(docs/data.md), or hf://OWNER/NAME for a dataset of the Hugging Face Hub."
     )
 
 

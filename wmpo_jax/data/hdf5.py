@@ -72,7 +72,7 @@ class Hdf5Source:
         group = data[demo]
         camera, video = self._video(group, where)
         actions = self._actions(group, where)
-        success, finish_step = hdf5_layout.result(group, len(actions))
+        success, finish_step = hdf5_layout.result(group, len(actions), where)
         fps, fps_known = hdf5_layout.frames_per_second(group, data, where)
         return EpisodeInfo(
             name=f"{path.stem}/{demo}",

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wmpo_jax.data.episodes import FPS, frame_rate, outcome
+from wmpo_jax.data.episodes import FPS, frame_rate, outcome, yes_or_no
 from wmpo_jax.data.extras import require
-from wmpo_jax.data.instructions import as_text, json_field, sentence
+from wmpo_jax.data.instructions import as_text, json_field, one_of, sentence
 from wmpo_jax.runtime.errors import UserError
 
 SHOWN = 8  # names in a message
@@ -65,12 +65,17 @@ def pictures(demo: Any) -> dict[str, Any]:
 def without_pictures(demo: Any) -> tuple[str, str]:
     """Why `pictures` found none, and what to do."""
     arrays = _arrays(demo)
-    similar = [f"{k} is {a.dtype} {list(a.shape)}" for k, a in arrays.items() if a.ndim >= 4]
+    similar = [f"{k} is {a.dtype} {list(a.shape)}" for k, a in arrays.items() if _may_be_video(a)]
     if similar:
         return f"has no color pictures in obs ({', '.join(similar[:SHOWN])})", STORE
     if arrays:
         return f"has no pictures in obs ({_listed(arrays)})", RENDER
     return f"has no pictures: no obs beside {_listed(demo)}", RENDER
+
+
+def _may_be_video(array: Any) -> bool:
+    """Pictures of other kinds, or encoded ones."""
+    return array.ndim >= 4 or array.dtype.kind in "OSV" or (array.ndim < 3 and array.dtype == "u1")
 
 
 def frames_per_second(demo: Any, data: Any, where: str) -> tuple[float, bool]:
@@ -90,7 +95,11 @@ def frames_per_second(demo: Any, data: Any, where: str) -> tuple[float, bool]:
 
 def instruction(demo: Any, data: Any, where: str) -> str:
     """The nearest one to the demonstration; "" when the file has none."""
-    for holder in (demo.attrs, data.attrs, data.parent.attrs):
+    dataset = require("h5py").Dataset
+    arrays = [key for key in _INSTRUCTIONS if isinstance(demo.get(key), dataset)]
+    # One text, or one for each step.
+    stored = {key: one_of(np.ravel(demo[key][()]).tolist(), where) for key in arrays}
+    for holder in (stored, demo.attrs, data.attrs, data.parent.attrs):
         for key in _INSTRUCTIONS:
             if key in holder and (found := sentence(holder[key], where)):
                 return found
@@ -100,12 +109,12 @@ def instruction(demo: Any, data: Any, where: str) -> str:
     return ""
 
 
-def result(demo: Any, steps: int) -> tuple[bool | None, int]:
+def result(demo: Any, steps: int, where: str) -> tuple[bool | None, int]:
     """(success, finish_step): what the demonstration says itself, else its sparse rewards."""
     rewards = np.asarray(demo["rewards"]) if "rewards" in demo else None
     success, finish_step = outcome(rewards, steps)
     if "success" in demo.attrs:
-        said = bool(np.asarray(demo.attrs["success"]).reshape(-1)[0])
+        said = yes_or_no(np.asarray(demo.attrs["success"]), where)
         return said, finish_step if said and success else steps
     if "success" in demo and hasattr(demo["success"], "shape"):
         return outcome(np.asarray(demo["success"]), steps)

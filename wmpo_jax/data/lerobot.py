@@ -20,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from wmpo_jax.data.episodes import BadEpisode, EpisodeInfo, ReadOptions, outcome, pick_camera
+from wmpo_jax.data.episodes import (
+    BadEpisode,
+    EpisodeInfo,
+    ReadOptions,
+    outcome,
+    pick_camera,
+    yes_or_no,
+)
 from wmpo_jax.data.jpeg import decode_picture
 from wmpo_jax.data.lerobot_meta import EpisodeTable, Facts, Tasks
 from wmpo_jax.data.lerobot_tables import Rows, StepTables, numbers, row_numbers
@@ -158,12 +165,9 @@ class LeRobotSource:
     def _outcome(self, index: int, table: Any, count: int) -> tuple[bool | None, int]:
         success = self._episodes.value(index, "success")
         if success is not None:
-            if not isinstance(success, bool | int):
-                raise BadEpisode(
-                    f"meta/episodes has {success!r} for its success, not true or false"
-                )
+            said = yes_or_no(success, "meta/episodes")
             known = self._episodes.value(index, "finish_step") is not None
-            return bool(success), self._episodes.whole(index, "finish_step") if known else count
+            return said, self._episodes.whole(index, "finish_step") if known else count
         for column in RESULTS:
             if column in table.column_names:
                 return outcome(row_numbers(table, column), count)
@@ -254,7 +258,8 @@ def _check_constant(texts: Sequence[str]) -> None:
     for step in range(1, len(texts)):
         if texts[step] != texts[0]:
             raise BadEpisode(
-                f"it changes its instruction at step {step}, from {texts[0]!r} to {texts[step]!r}"
+                f"it changes its instruction at step {step}, from {texts[0]!r} to {texts[step]!r}, "
+                "and an episode has one: split it there"
             )
 
 

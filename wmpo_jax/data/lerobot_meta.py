@@ -112,7 +112,11 @@ class Tasks:
         if self.found:
             table = _read_all(file)
             self._texts = table[_text_column(table, file)]
-            self._rows = {int(n): row for row, n in enumerate(table["task_index"].to_pylist())}
+            numbers = [int(n) for n in table["task_index"].to_pylist()]
+            self._rows = {number: row for row, number in enumerate(numbers)}
+            twice = next((n for n in self._rows if numbers.count(n) > 1), None)
+            if twice is not None:
+                raise UserError(f"{file} lists the task_index {twice} twice: number tasks apart.")
 
     def text(self, task_index: int) -> str | None:
         """None when it is not listed. Raises BadEpisode."""

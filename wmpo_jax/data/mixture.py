@@ -82,8 +82,8 @@ def open_mixture(
       options: of the one dataset; those of a mixture's datasets are in its file.
 
     Raises:
-      UserError: an unknown field, a weight that is not positive, actions of different widths, or
-        what `open_dataset` finds.
+      UserError: an unknown field, a weight that is not positive, a dataset given twice or as two
+        copies, actions of different widths, or what `open_dataset` finds.
     """
     path, options = places.local_path(path), options or ReadOptions()
     if path.suffix.lower() != ".json":
@@ -99,7 +99,9 @@ def open_mixture(
         open_dataset(folder, options, on_bad=on_bad, verify=verify)
         for folder, _, options in members
     ]
+    _check_copies(path, members, datasets)
     _check_widths(path, members, datasets)
+    _name_apart(members, datasets)
     return Mixture(datasets, [weight for _, weight, _ in members], balance)
 
 
@@ -132,6 +134,38 @@ def _check_repetition(path: Path, members: Sequence[tuple[Path, float, ReadOptio
         if (key := (folder.resolve(), options)) in seen:
             raise UserError(f"{path} lists {folder} twice: give it once, with another weight.")
         seen.add(key)
+
+
+def _check_copies(
+    path: Path, members: Sequence[tuple[Path, float, ReadOptions]], datasets: Sequence[Dataset]
+) -> None:
+    """By content: copies would silently have another weight."""
+    seen: dict[tuple[str, ReadOptions], Path] = {}
+    for (folder, _, options), dataset in zip(members, datasets, strict=True):
+        first = seen.setdefault((dataset.content, options), folder)
+        if first != folder:
+            raise UserError(
+                f"{path} lists {first} and {folder}, which hold the same files: give one of them, "
+                "with another weight."
+            )
+
+
+def _name_apart(
+    members: Sequence[tuple[Path, float, ReadOptions]], datasets: Sequence[Dataset]
+) -> None:
+    """Datasets of one name get as much of their paths as tells them apart, or their options."""
+    names = [dataset.name for dataset in datasets]
+    for name in {name for name in names if names.count(name) > 1}:
+        group = [number for number, other in enumerate(names) if other == name]
+        parts = [members[number][0].resolve().parts for number in group]
+        depth = 1
+        while len({p[-depth:] for p in parts}) < len(set(parts)):
+            depth += 1
+        for number, place in zip(group, parts, strict=True):
+            found = dataclasses.asdict(members[number][2])
+            options = ", ".join(f"{key} {value}" for key, value in found.items() if value)
+            apart = f" ({options})" if parts.count(place) > 1 and options else ""
+            datasets[number].source.name = "/".join(place[-depth:]) + apart
 
 
 def _check_widths(

@@ -6,26 +6,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wmpo_jax.data.causes import is_pointer
+from wmpo_jax.runtime import hub
 from wmpo_jax.runtime.errors import UserError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
 _COPY = {
     "gs": "gcloud storage cp -r {address} FOLDER",
     "s3": "aws s3 cp --recursive {address} FOLDER",
-    "hf": "hf download --repo-type=dataset OWNER/NAME",
 }
 _VERSION = re.compile(r"\d+(\.\d+)+")
 
 
 def local_path(path: Path | str, base: Path | None = None) -> Path:
-    """The absolute path, `~` expanded, of what a user calls a dataset.
+    """The absolute path, `~` expanded, of what a user calls a dataset; `hf://` is downloaded.
 
     Args:
       base: what a relative path is relative to; None for the working directory.
 
     Raises:
-      UserError: it is an address of the network, or there is no home folder.
+      UserError: it is another address of the network, or there is no home folder.
     """
+    if hub.is_address(path):
+        return hub.fetched(path, "dataset")
     address = _ADDRESS.match(str(path))
     if address:  # pathlib has made one slash of two
         whole = f"{address[1]}://{str(path)[address.end() :]}"
@@ -38,14 +40,6 @@ def local_path(path: Path | str, base: Path | None = None) -> Path:
         return ((base or Path()) / Path(path).expanduser()).absolute()
     except RuntimeError as error:
         raise UserError(f"{path} has no home folder to begin at: give an absolute path.") from error
-
-
-def hub_name(path: Path) -> str:
-    """`owner/name` of .../datasets--owner--name/snapshots/<commit>, or "" for another path."""
-    cached = path.parent.parent.name
-    if path.parent.name != "snapshots" or not cached.startswith(("datasets--", "models--")):
-        return ""
-    return cached.partition("--")[2].replace("--", "/")
 
 
 def visible(folder: Path) -> list[Path]:

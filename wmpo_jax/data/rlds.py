@@ -27,6 +27,7 @@ from wmpo_jax.data.episodes import (
     outcome,
     pick_camera,
     seed_of,
+    yes_or_no,
 )
 from wmpo_jax.data.extras import require
 from wmpo_jax.data.instructions import as_text, is_text, one_of
@@ -85,7 +86,7 @@ class RldsSource:
         cameras = {*self._cameras, *_encoded(steps[0])}
         stacked = _stack([_numbers(step, cameras) for step in steps])
         actions = openx.actions(stacked, self._options.recipe, where)
-        success, finish_step = _outcome(metadata, stacked, len(actions))
+        success, finish_step = _outcome(metadata, stacked, len(actions), where)
         fps, fps_known = frame_rate(_known(metadata, "fps"), where)
         return EpisodeInfo(
             name=as_text(metadata.get("name", ""), where) or str(index),
@@ -271,10 +272,12 @@ def _known(metadata: dict[str, Any], key: str) -> Any:
     return None if value is None or (not is_text(value) and value < 0) else value
 
 
-def _outcome(metadata: dict[str, Any], stacked: Any, steps: int) -> tuple[bool | None, int]:
+def _outcome(
+    metadata: dict[str, Any], stacked: Any, steps: int, where: str
+) -> tuple[bool | None, int]:
     if "success" in metadata or "finish_step" in metadata:
         known = _known(metadata, "success")
         finish_step = _known(metadata, "finish_step")
-        success = None if known is None else bool(known)
+        success = None if known is None else yes_or_no(known, where)
         return success, steps if finish_step is None else int(finish_step)
     return outcome(stacked.get("reward"), steps)

@@ -28,6 +28,7 @@ from wmpo_jax.data.episodes import (
     ReadOptions,
     frame_rate,
     seed_of,
+    yes_or_no,
 )
 from wmpo_jax.data.instructions import as_text, sentence
 from wmpo_jax.data.machine import refuse_passing
@@ -78,7 +79,7 @@ class WebDatasetSource:
             actions_NA=np.array(actions[:steps], np.float32),
             num_frames=min(steps + 1, len(video)),
             instruction=sentence(meta.get("instruction"), where) or self._options.instruction,
-            success=None if complete is None else bool(complete),
+            success=None if complete is None else yes_or_no(complete, where),
             finish_step=finish,
             camera=as_text(meta.get("camera") or "agentview", where),
             fps=fps,

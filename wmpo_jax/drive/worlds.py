@@ -1,5 +1,6 @@
 """The real and the imagined environment of a finished run, compiled for one episode at a time."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from wmpo_jax.agents.policy import Policy
 from wmpo_jax.algorithm.imagination import ImaginedDynamics
 from wmpo_jax.algorithm.protocols import ChunkOutcome, Dynamics, Observation
 from wmpo_jax.assembly.real import RealDynamics
-from wmpo_jax.assembly.trained import ImaginedParts, TrainedRun
+from wmpo_jax.assembly.trained import ImaginedParts, TrainedRun, round_name, rounds_of
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.runtime.errors import UserError
@@ -115,6 +116,9 @@ def open_worlds(run: TrainedRun) -> Worlds:
             "a task that is simulated by MJX."
         )
     policies = {"base": run.policy_params("sft")}
+    last = rounds_of(run.config)
+    if run.workdir.done(round_name("improve", last)):
+        run = dataclasses.replace(run, round=last)
     if run.workdir.done("improve"):
         policies["wmpo"] = run.policy_params("improve")
     min_step = run.config.reward.min_step

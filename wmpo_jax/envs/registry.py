@@ -8,6 +8,7 @@ from wmpo_jax.envs.libero.env import LiberoEnv
 from wmpo_jax.envs.libero_mjx.env import LiberoMjxEnv
 from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.mimicgen.env import MimicgenEnv
+from wmpo_jax.envs.playground.env import PREFIX, PlaygroundEnv
 from wmpo_jax.envs.protocol import Environment, HostEnvironment
 from wmpo_jax.envs.tabletop.env import TabletopEnv
 from wmpo_jax.envs.tabletop.tasks.lift import Lift
@@ -37,12 +38,15 @@ def make_reality(
     """What config.task names: LIBERO, MimicGen, or else a name for `make`.
 
     Args:
-      options: config.libero or config.mimicgen (see `LiberoEnv`, `MimicgenEnv`).
+      options: config.libero, config.mimicgen or config.playground (see `LiberoEnv`, `MimicgenEnv`,
+        `PlaygroundEnv`).
     """
     if name in HORIZONS:
         return _LIBERO[_physics(options)](name, image_size, options)
     if name in TASKS:
         return MimicgenEnv(name, image_size, options)
+    if name.startswith(PREFIX):
+        return PlaygroundEnv(name, image_size, options)
     return make(name, image_size)
 
 
@@ -69,6 +73,6 @@ def make(name: str, image_size: int = 32) -> Environment:
     if name not in _FACTORIES:
         raise UserError(
             f"There is no environment called {name!r}; set config.task to one of "
-            f"{', '.join([*names(), *HORIZONS, *TASKS])}."
+            f"{', '.join([*names(), *HORIZONS, *TASKS])}, or playground/NAME."
         )
     return _FACTORIES[name](image_size)

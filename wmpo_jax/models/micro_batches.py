@@ -10,7 +10,7 @@ from wmpo_jax.runtime.sharding import parts_here, spread_batch
 
 
 def map_rows(function: Callable[[jax.Array], Any], rows_BX: jax.Array, micro_batch: int) -> Any:
-    """`function(rows_BX)` in equal pieces of at most `micro_batch` rows, or one per device.
+    """`function(rows_BX)` in equal pieces of at most `micro_batch` rows per device.
 
     Piece i takes every n-th row, beginning with row i. So when the rows are spread over devices,
     every device works on its own rows in every piece and nothing is moved.
@@ -19,7 +19,7 @@ def map_rows(function: Callable[[jax.Array], Any], rows_BX: jax.Array, micro_bat
       function: rows -> pytree of arrays with the same leading axis, row by row independent.
     """
     count = rows_BX.shape[0]
-    pieces = -(-count // max(micro_batch, parts_here()))
+    pieces = -(-count // (micro_batch * parts_here()))
     if pieces == 1:
         return function(rows_BX)
     size = -(-count // pieces)

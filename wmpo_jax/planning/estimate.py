@@ -5,9 +5,9 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from wmpo_jax.planning import flops, gpu, tpu
+from wmpo_jax.planning import compiler, flops
 from wmpo_jax.planning.chips import Machine
-from wmpo_jax.planning.programs import chip_bytes, program
+from wmpo_jax.planning.programs import program
 
 
 class Row(NamedTuple):
@@ -16,9 +16,9 @@ class Row(NamedTuple):
     Attributes:
       arguments: parameters, optimizer states and data of the program.
       resident: what other phases left in memory.
-      temporaries: measured by the compiler, or by rule of thumb for GPUs.
+      temporaries: as the compiler says.
       flops: of the whole program, on all chips.
-      sent: bytes by kind of collective, None where there is no compiler to ask or it gave up.
+      sent: bytes by kind of collective, None where the compiler gave up.
       seconds: the larger of computing and sending at the chip's peak rates: a lower bound.
     """
 
@@ -41,18 +41,12 @@ class Row(NamedTuple):
 
 
 def row(phase: str, config: ConfigDict, machine: Machine, mesh: Mesh) -> Row:
-    """Compiles (TPU) or estimates (GPU) one phase."""
+    """Compiles one phase."""
     plan = program(phase, config, mesh)
     traced = plan.trace()
     operations = flops.count(traced.jaxpr)
     computing = operations / machine.count / machine.chip.flops
-    if machine.topology is None:
-        arguments = chip_bytes(plan.arguments)
-        temporaries = gpu.temporaries(phase, config, mesh)
-        return Row(
-            phase, arguments, plan.resident, temporaries, operations, None, computing, machine
-        )
-    compiled = tpu.compile_traced(traced)
+    compiled = compiler.compile_traced(traced, gpu=machine.topology is None)
     sent: dict[str, int] = {}
     for collective in compiled.sent or ():
         sent[collective.kind] = sent.get(collective.kind, 0) + collective.bytes * collective.times

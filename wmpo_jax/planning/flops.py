@@ -5,7 +5,7 @@ Only matrix products and convolutions count: the rest is a per cent of these net
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.extend import core
@@ -16,24 +16,41 @@ def count(closed: Any) -> float:
 
     What is recomputed in a backward pass counts again. Loops of unknown length count once.
     """
-    return _count(closed.jaxpr)
+    return _total(closed.jaxpr, _operations)
 
 
-def _count(jaxpr: Any) -> float:
+def traffic(closed: Any) -> float:
+    """Bytes that the same products read and write, every operand and result once.
+
+    It is what a chip has to move if everything between the products is fused into them.
+    """
+    return _total(closed.jaxpr, _moved)
+
+
+def _total(jaxpr: Any, of: Callable[[Any], float]) -> float:
+    """Sum of `of` over products and convolutions."""
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if name == "dot_general":
-            total += _dot(equation)
-        elif name == "conv_general_dilated":
-            total += _convolution(equation)
+        if name in ("dot_general", "conv_general_dilated"):
+            total += of(equation)
         elif name == "scan":
-            total += equation.params["length"] * _count(equation.params["jaxpr"].jaxpr)
+            total += equation.params["length"] * _total(equation.params["jaxpr"].jaxpr, of)
         elif name == "cond":
-            total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
+            total += max(_total(branch.jaxpr, of) for branch in equation.params["branches"])
         else:
-            total += sum(_count(inner) for inner in _inner(equation.params))
+            total += sum(_total(inner, of) for inner in _inner(equation.params))
     return total
+
+
+def _operations(equation: Any) -> float:
+    is_dot = equation.primitive.name == "dot_general"
+    return _dot(equation) if is_dot else _convolution(equation)
+
+
+def _moved(equation: Any) -> float:
+    arrays = [var.aval for var in (*equation.invars, *equation.outvars)]
+    return float(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
 
 
 def _inner(parameters: dict[str, Any]) -> Iterator[Any]:

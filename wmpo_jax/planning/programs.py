@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from wmpo_jax.agents.policy import frozen_of, trained_of
 from wmpo_jax.agents.reward_model import VideoRewardModel
 from wmpo_jax.algorithm.protocols import Observation
-from wmpo_jax.algorithm.trajectory import Trajectory
+from wmpo_jax.algorithm.trajectory import Experience
 from wmpo_jax.assembly import agents
 from wmpo_jax.assembly.trained import imagined_sampler
 from wmpo_jax.envs.recorded import RecordedTask
@@ -101,10 +101,16 @@ def _shape(*sides: int, dtype: Any = jnp.float32) -> Any:  # stands for an array
     return jax.ShapeDtypeStruct(sides, dtype)
 
 
-def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-    key = jax.eval_shape(lambda: jax.random.key(0))
+def _whole(mesh: Mesh, tree: Any) -> Any:
+    """Shapes of full copies on each chip."""
     place = NamedSharding(mesh, PartitionSpec())
-    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=place)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree
+    )
+
+
+def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return _whole(mesh, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def _streamed(
@@ -186,17 +192,19 @@ def _imagine(config: ConfigDict, mesh: Mesh) -> Program:
     policy = agents.policy(config, task)
     params = networks.policy_params(config, mesh, policy)
     parts = networks.imagined_parts(config, mesh, task)
-    count, side = settings.episodes, task.image_size
+    groups, side = settings.groups, task.image_size
     start = Observation(
-        frame_BHWC=_shape(count, side, side, 3, dtype=jnp.uint8),
-        instruction_id_B=_shape(count, dtype=jnp.int32),
+        frame_BHWC=_shape(groups, side, side, 3, dtype=jnp.uint8),
+        instruction_id_B=_shape(groups, dtype=jnp.int32),
     )
+    even = groups % sharding.batch_parts(mesh) == 0
+    start = _batch(mesh, EPISODES, start) if even else _whole(mesh, start)
     chunks, min_step = task.horizon // task.chunk, config.reward.min_step
-    imagine = imagined_sampler(mesh, policy, settings.temperature, min_step, chunks)
-    arguments = (params, parts, _batch(mesh, EPISODES, start), _key(mesh))
+    imagine = imagined_sampler(mesh, policy, settings, min_step, chunks)
+    arguments = (params, parts, start, _key(mesh))
     optimizer = settings.optimizer()
     idle = sharding.abstract(mesh, jax.eval_shape(optimizer.init, trained_of(params)))
-    earlier = chip_bytes(_trajectory(config, mesh, task)) * (settings.attempts - 1)
+    earlier = chip_bytes(_experience(config, mesh, task)) * (settings.attempts - 1)
     return Program("imagine", imagine, arguments, chip_bytes(idle) + earlier)
 
 
@@ -222,7 +230,7 @@ def _update(config: ConfigDict, mesh: Mesh) -> Program:
     arguments = (
         trained,
         sharding.abstract(mesh, jax.eval_shape(optimizer.init, trained)),
-        _trajectory(config, mesh, task),
+        _experience(config, mesh, task),
         _batch(mesh, EPISODES, _shape(settings.episodes)),
         _key(mesh),
         frozen_of(params),
@@ -232,18 +240,16 @@ def _update(config: ConfigDict, mesh: Mesh) -> Program:
     return Program("update", update, arguments, resident)
 
 
-def _trajectory(config: ConfigDict, mesh: Mesh, task: RecordedTask) -> Trajectory:
+def _experience(config: ConfigDict, mesh: Mesh, task: RecordedTask) -> Experience:
     """A batch of imagined episodes."""
     side, count = task.image_size, config.improve.groups * config.improve.group_size
     tokens = (count, task.horizon // task.chunk, task.chunk, task.action_dim)
-    episodes = Trajectory(
-        frames_BTHWC=_shape(count, task.horizon + 1, side, side, 3, dtype=jnp.uint8),
+    episodes = Experience(
+        frames_BNHWC=_shape(count, tokens[1], side, side, 3, dtype=jnp.uint8),
         tokens_BNKA=_shape(*tokens, dtype=jnp.int32),
-        actions_BNKA=_shape(*tokens),
         log_probs_BNKA=_shape(*tokens),
         instruction_id_B=_shape(count, dtype=jnp.int32),
         success_B=_shape(count, dtype=jnp.bool_),
         finish_step_B=_shape(count, dtype=jnp.int32),
-        invalid_B=_shape(count, dtype=jnp.bool_),
     )
     return _batch(mesh, EPISODES, episodes)

@@ -28,7 +28,7 @@ def table(rows: Sequence[Row], config: ConfigDict) -> str:
 def _line(row: Row, config: ConfigDict) -> str:
     memory = row.machine.chip.memory
     # A program that the compiler gave up on has one figure: what it would have used.
-    given_up = row.sent is None and row.machine.topology is not None
+    given_up = row.sent is None
     cells = [
         row.phase,
         "-" if given_up else _gigabytes(row.arguments),

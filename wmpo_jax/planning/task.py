@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from wmpo_jax.assembly import networks
+from wmpo_jax.assembly.environment import make_task
 from wmpo_jax.envs.libero.benchmark import HORIZONS, language, task_names
 from wmpo_jax.envs.mimicgen.benchmark import TASKS
 from wmpo_jax.envs.recorded import RecordedTask
@@ -15,6 +16,8 @@ def planned_task(config: ConfigDict) -> RecordedTask:
     Raises:
       UserError: config.task is of no benchmark that plans know.
     """
+    if "networks" not in config:
+        return _own_task(config)
     instructions, horizon = _benchmark(config)
     policy = networks.released(config, "policy")
     section = config.get("libero") or config.get("mimicgen", {})
@@ -26,6 +29,19 @@ def planned_task(config: ConfigDict) -> RecordedTask:
         chunk=policy.chunk,
         image_size=config.image_size,
         name=config.task,
+    )
+
+
+def _own_task(config: ConfigDict) -> RecordedTask:
+    """Of tiny networks, which fit whatever task there is."""
+    task = make_task(config)
+    return RecordedTask(
+        instructions=task.instructions,
+        action_dim=task.action_dim,
+        horizon=task.horizon,
+        chunk=task.chunk,
+        image_size=task.image_size,
+        name=task.name,
     )
 
 

@@ -5,6 +5,11 @@
 writes docs/results/press.md and docs/results/press.csv.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from wmpo_jax.report.intervals import Interval, over_seeds, wilson
-from wmpo_jax.report.record import RunRecord, read_run, understood
+from wmpo_jax.report.record import CYCLE, RunRecord, first_name, read_run, understood
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import atomic_write, load_arrays
 from wmpo_jax.runtime.paths import resolve
@@ -103,9 +108,7 @@ def _page(
 
 
 def _cycle(record: RunRecord) -> list[dict]:
-    return [
-        stage for name, stage in record.stages.items() if name not in ("oracle", "grpo_on_rollouts")
-    ]
+    return [stage for name, stage in record.stages.items() if first_name(name) in CYCLE]
 
 
 def _rate(success: np.ndarray | None) -> str:
@@ -159,6 +162,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    interrupts.raise_from_now_on()
     try:
         collate(resolve(argv[0]), [resolve(workdir) for workdir in argv[1:]])
     except UserError as error:
@@ -168,4 +172,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

@@ -3,6 +3,11 @@
 python -m wmpo_jax.report.compare compare.html runs/press_0 runs/press_1
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,6 +140,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 2
+    interrupts.raise_from_now_on()
     try:
         write_comparison(resolve(argv[0]), [resolve(workdir) for workdir in argv[1:]])
     except UserError as error:
@@ -145,4 +151,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run(main))

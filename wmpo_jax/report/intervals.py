@@ -1,4 +1,4 @@
-"""95 % intervals of success rates: for one rate and for a paired difference.
+"""Intervals of success rates, of 95 % by default: for one rate and for a paired difference.
 
 All inputs are outcomes of episodes: bool arrays [n], one entry per evaluation start.
 """
@@ -34,7 +34,7 @@ class SeedSummary(NamedTuple):
     between: Interval | None
 
 
-def wilson(successes: int, n: int) -> Interval:
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval of a rate (Wilson, JASA 22, 1927); sensible at 0 and at n as well.
 
     Raises:
@@ -42,13 +42,13 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} episodes is not a rate")
-    low, high = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    low, high = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
     p = successes / n
     # At 0 and n the exact limit is p itself; rounding may miss it by 1e-17.
     return Interval(p, min(p, float(low)), max(p, float(high)))
 
 
-def paired_difference(before: np.ndarray, after: np.ndarray) -> Interval:
+def paired_difference(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> Interval:
     """Newcombe's interval of `after - before` for two policies on the same n starts.
 
     Method 10 of Newcombe, "Improved confidence intervals for the difference between binomial
@@ -65,8 +65,8 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Interval:
     if before.shape != after.shape or before.ndim != 1 or before.size == 0:
         raise ValueError(f"not paired outcomes: shapes {before.shape} and {after.shape}")
     n = before.size
-    rate_after = wilson(int(after.sum()), n)
-    rate_before = wilson(int(before.sum()), n)
+    rate_after = wilson(int(after.sum()), n, level)
+    rate_before = wilson(int(before.sum()), n, level)
     phi = _paired_correlation(before.astype(bool), after.astype(bool))
     difference = rate_after.estimate - rate_before.estimate
 

@@ -7,7 +7,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from wmpo_jax.report import plots, tables
 from wmpo_jax.report.ladder import ladder_tables
-from wmpo_jax.report.record import CYCLE, RunRecord, minutes, read_run, real_episodes
+from wmpo_jax.report.record import (
+    CYCLE,
+    RunRecord,
+    imagined_episodes,
+    improvements,
+    labeled_episodes,
+    minutes,
+    monitored_episodes,
+    read_run,
+    real_episodes,
+)
 from wmpo_jax.report.videos import clip_groups
 from wmpo_jax.runtime.files import atomic_write
 
@@ -49,6 +59,8 @@ def render(record: RunRecord) -> str:
         headline=headline(record),
         tiles=_tiles(record),
         result=tables.result_table(record),
+        monitor=tables.monitor_table(record),
+        stopped=tables.stopped(record),
         gates=tables.gates(record),
         confusions=tables.confusions(record),
         honesty=tables.honesty_table(record),
@@ -102,13 +114,19 @@ def _verdict(record: RunRecord, mode: str) -> tuple[str, str]:
 
 def _tiles(record: RunRecord) -> list[tuple[str, str]]:
     """(number, meaning) pairs below the headline."""
-    improve = record.stages.get("improve", {})
+    rounds = improvements(record)
     found = tables.gates(record)
+    labeled = labeled_episodes(record, "wmpo")
     passed = f"{sum(gate['passed'] for gate in found)} of {len(found)}" if found else None
     tiles = [
-        (tables.number(real_episodes(record, "wmpo") or None), "real training episodes"),
-        (tables.number(improve.get("imagined_episodes")), "imagined episodes"),
-        (tables.number(improve.get("iterations")), "iterations of GRPO"),
+        (tables.number(labeled or None), "labeled real episodes"),
+        (
+            tables.number(real_episodes(record, "wmpo") - labeled or None),
+            "play episodes, no labels",
+        ),
+        (tables.number(monitored_episodes(record) or None), "real episodes of checks"),
+        (tables.number(imagined_episodes(record)), "imagined episodes"),
+        (tables.number(sum(r["iterations"] for r in rounds) or None), "iterations of GRPO"),
         (tables.minutes_text(minutes(record, "wmpo")), "minutes, start to improved"),
         (tables.number(passed), "gates passed"),
     ]

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
 
+from wmpo_jax.report.intervals import wilson
 from wmpo_jax.report.record import Curve, RunRecord, comparisons
 from wmpo_jax.report.tables import POLICY_NAMES, scores
 
@@ -158,6 +159,7 @@ def imagined_and_real(record: RunRecord) -> Markup | None:
         axes.plot(*curve, color=MUTED, lw=1.2, label="imagined")
         mode = _sampling_mode(record)
         ends = {"base": curve.steps[0], "wmpo": curve.steps[-1]}
+        _checks(axes, record)
         for score in scores(record):
             if score.mode == mode and score.policy in ends:
                 _point(axes, float(ends[score.policy]), score.rate, POLICY_COLOURS[score.policy])
@@ -167,6 +169,16 @@ def imagined_and_real(record: RunRecord) -> Markup | None:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         _legend_above(axes)
         return _svg(figure, "Imagined success per iteration and real success before and after")
+
+
+def _checks(axes: Axes, record: RunRecord) -> None:
+    """Real success of the policies in between, with intervals."""
+    checks = record.stages.get("improve", {}).get("checks", ())
+    for check in checks:
+        rate = wilson(round(check["real_success"] * check["n"]), check["n"])
+        _point(axes, check["iteration"], rate, INK)
+    if checks:
+        axes.plot([], [], "o", color=INK, ms=4, label="real, checks")
 
 
 def _sampling_mode(record: RunRecord) -> str | None:

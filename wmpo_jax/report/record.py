@@ -4,7 +4,8 @@ The rest of the report takes a `RunRecord`, so that a page about several runs ca
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,19 +35,33 @@ CYCLE = {
 EXTRAS = {
     "diagnose": "where success changes between reality and imagination",
     "oracle": "GRPO with unlimited real rollouts",
+    "filtered_bc": "imitation of the successes among the rollouts",
+    "dpo": "DPO on pairs of the rollouts",
     "grpo_on_rollouts": "GRPO on the real rollouts alone",
+    "grpo_online": "GRPO with as many real episodes as WMPO used in all",
 }
+# Policies beside base and WMPO, by the stage that trains and evaluates them.
+BASELINES = ("filtered_bc", "dpo", "grpo_on_rollouts", "grpo_online")
 STAGES = CYCLE | EXTRAS
 # What each policy cost: the stages before it and the real episodes it or its models learned from.
 POLICY_STAGES = {
     "base": ("demos", "sft"),
+    "filtered_bc": ("demos", "sft", "collect", "filtered_bc"),
+    "dpo": ("demos", "sft", "collect", "dpo"),
+    "grpo_on_rollouts": ("demos", "sft", "collect", "grpo_on_rollouts"),
+    "grpo_online": ("demos", "sft", "grpo_online"),
     "wmpo": ("demos", "sft", "collect", "autoencoder", "world_model", "reward", "improve"),
 }
 POLICY_EPISODES = {
     "base": ("demos",),
+    "filtered_bc": ("demos", "rollouts"),
+    "dpo": ("demos", "rollouts"),
     "grpo_on_rollouts": ("demos", "rollouts"),
+    "grpo_online": ("demos", "online GRPO"),
     "wmpo": ("demos", "play", "rollouts"),
 }
+UNLABELED = ("play",)  # whose outcomes nobody looks at
+ROUND = re.compile(r"_(\d+)$")  # of what later rounds of the lifelong loop leave
 
 
 class Curve(NamedTuple):
@@ -128,9 +143,27 @@ def understood(workdirs: Sequence[Path]) -> Iterator[None]:
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:
-    """As the paper goes, then whatever else there is by name."""
-    order = list(STAGES)
-    return sorted(paths, key=lambda p: (order.index(p.stem) if p.stem in order else 99, p.stem))
+    """As the paper goes, round by round, then whatever else there is by name."""
+    return sorted(paths, key=lambda path: (*_place(path.stem), path.stem))
+
+
+def _place(name: str) -> tuple[int, int, int]:
+    order, base = list(STAGES), first_name(name)
+    if base not in order:
+        return len(order), 0, 0
+    if base == name:
+        return order.index(name), 0, 0
+    return order.index("improve"), int(name.removeprefix(f"{base}_")), order.index(base)
+
+
+def first_name(name: str) -> str:
+    """What a stage or data of a later round are called in the first one."""
+    return ROUND.sub("", name)
+
+
+def improvements(record: RunRecord) -> list[dict[str, Any]]:
+    """The results of stage improve, one per round."""
+    return [result for name, result in record.stages.items() if first_name(name) == "improve"]
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
@@ -160,13 +193,35 @@ def comparisons(record: RunRecord) -> dict[str, dict[str, Any]]:
 
 def real_episodes(record: RunRecord, policy: str) -> int:
     """How many real episodes `policy` and its models were trained on, by the ledger."""
-    names = POLICY_EPISODES[policy]
-    return sum(int(entry["episodes"]) for entry in record.ledger if entry["name"] in names)
+    return _episodes(record, POLICY_EPISODES[policy])
+
+
+def labeled_episodes(record: RunRecord, policy: str) -> int:
+    """Those of `real_episodes` whose actions or outcomes are labels."""
+    return _episodes(record, set(POLICY_EPISODES[policy]) - set(UNLABELED))
+
+
+def monitored_episodes(record: RunRecord) -> int:
+    """Real episodes that checked the policy during reinforcement and trained nothing."""
+    return _episodes(record, ("monitor",))
+
+
+def imagined_episodes(record: RunRecord) -> int | None:
+    """Of all rounds; None before stage improve."""
+    found = improvements(record)
+    return sum(int(result["imagined_episodes"]) for result in found) if found else None
+
+
+def _episodes(record: RunRecord, names: Collection[str]) -> int:
+    entries = (entry for entry in record.ledger if first_name(entry["name"]) in names)
+    return sum(int(entry["episodes"]) for entry in entries)
 
 
 def minutes(record: RunRecord, policy: str) -> float | None:
     """Wall-clock minutes of the stages that made `policy`; None while one of them is missing."""
-    stages = [record.stages.get(name) for name in POLICY_STAGES.get(policy, ())]
+    names = POLICY_STAGES.get(policy, ())
+    later = [name for name in record.stages if first_name(name) != name]
+    stages = [record.stages.get(name) for name in (*names, *(later if policy == "wmpo" else ()))]
     if not stages or None in stages:
         return None
     return sum(float(stage["seconds"]) for stage in stages if stage) / 60

@@ -6,19 +6,32 @@ from typing import Any
 
 from wmpo_jax.report.intervals import Interval, wilson
 from wmpo_jax.report.record import (
+    BASELINES,
     CYCLE,
     POLICY_EPISODES,
     STAGES,
     RunRecord,
     comparisons,
+    first_name,
+    imagined_episodes,
+    improvements,
+    labeled_episodes,
     minutes,
+    monitored_episodes,
     real_episodes,
 )
 
 NOTHING = EN_DASH = "\N{EN DASH}"
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _TO_ASCII = str.maketrans({EN_DASH: "-", THIN_SPACE: " "})
-POLICY_NAMES = {"base": "base", "wmpo": "WMPO", "grpo_on_rollouts": "GRPO on the rollouts"}
+POLICY_NAMES = {
+    "base": "base",
+    "wmpo": "WMPO",
+    "filtered_bc": "filtered BC",
+    "dpo": "DPO",
+    "grpo_on_rollouts": "GRPO on the rollouts",
+    "grpo_online": "GRPO with all of WMPO's real episodes",
+}
 
 
 @dataclass(frozen=True)
@@ -55,15 +68,16 @@ class PolicyScore:
 def scores(record: RunRecord) -> list[PolicyScore]:
     """Every measured (policy, mode); the primary mode first. Empty before evaluation.
 
-    GRPO on the rollouts appears with its best setting, chosen on the evaluation itself.
+    Baselines appear with their best setting, chosen on the evaluation itself.
     """
     evaluation = record.stages.get("evaluate")
     if evaluation is None:
         return []
     policies = dict(evaluation["policies"])
-    if "grpo_on_rollouts" in record.stages:
-        best = record.stages["grpo_on_rollouts"]["best"]
-        policies["grpo_on_rollouts"] = {mode: best[mode] for mode in policies["base"]}
+    for name in BASELINES:
+        if name in record.stages:
+            best = record.stages[name]["best"]
+            policies[name] = {mode: best[mode] for mode in policies["base"]}
     found = [
         PolicyScore(policy, mode, wilson(counts["successes"], counts["n"]), counts["n"])
         for policy, modes in policies.items()
@@ -75,24 +89,33 @@ def scores(record: RunRecord) -> list[PolicyScore]:
 def result_table(record: RunRecord) -> Table:
     """The final table: what each policy achieves and what it cost."""
     rows = tuple(_result_row(record, score) for score in scores(record))
-    header = ("policy", "success %", "95 %", "n", "real", "imagined", "minutes")
+    header = (
+        *("policy", "success %", "95 %", "n"),
+        *("labeled", "play", "checks", "imagined", "minutes"),
+    )
     note = (
-        "95 %: Wilson. real, imagined: episodes that trained the policy or its models. "
+        "95 %: Wilson. labeled, play, imagined: episodes that trained the policy or its models, "
+        "play without any label. checks: real episodes for the alarm and the choice of the result. "
         "minutes: wall clock of the stages that made it."
     )
     return Table(header, rows, note if rows else "The policies have not been evaluated yet.")
 
 
 def _result_row(record: RunRecord, score: PolicyScore) -> tuple[str, ...]:
-    known = score.policy in POLICY_EPISODES
-    imagined = record.stages.get("improve", {}).get("imagined_episodes")
+    policy, ours = score.policy, score.policy == "wmpo"
+    labeled = play = None
+    if policy in POLICY_EPISODES:
+        labeled = labeled_episodes(record, policy)
+        play = real_episodes(record, policy) - labeled
     return (
         f"{POLICY_NAMES.get(score.policy, score.policy)}, {score.mode}",
         percent(score.rate.estimate),
         f"{percent(score.rate.low)}{EN_DASH}{percent(score.rate.high)}",
         number(score.n),
-        number(real_episodes(record, score.policy)) if known else NOTHING,
-        number(imagined if score.policy == "wmpo" else 0),
+        number(labeled),
+        number(play),
+        number(monitored_episodes(record) if ours else 0),
+        number(imagined_episodes(record) if ours else 0),
         minutes_text(minutes(record, score.policy)),
     )
 
@@ -144,6 +167,38 @@ def _psnr_row(blocks: Mapping[str, Any], moment: str) -> tuple[str, ...]:
     return (f"PSNR {_MOMENTS[moment]}, dB (copied first frame)", *cells)
 
 
+def monitor_table(record: RunRecord) -> Table:
+    """The checks of the policy in the real environment during reinforcement, round by round."""
+    header = ("", "real %", "95 %", "imagined %", "agreement %", "false successes %", "PSNR, dB")
+    rows = []
+    for round_number, result in enumerate(improvements(record), 1):
+        for check in result.get("checks", ()):
+            rate = wilson(round(check["real_success"] * check["n"]), check["n"])
+            where = f"iteration {check['iteration']}"
+            rows.append(
+                (
+                    where if round_number == 1 else f"round {round_number}, {where}",
+                    percent(rate.estimate),
+                    f"{percent(rate.low)}{EN_DASH}{percent(rate.high)}",
+                    percent(check["imagined_success"]),
+                    percent(check["agreement"]),
+                    percent(check["false_success"]),
+                    f"{check['real_psnr']:.1f}",
+                )
+            )
+    note = (
+        "The same starts every time; the first row is the policy before reinforcement. imagined: "
+        "the policy acts on imagined frames. agreement, false successes (of the real failures), "
+        "PSNR: the policy's real actions replayed in imagination."
+    )
+    return Table(header, tuple(rows), note)
+
+
+def stopped(record: RunRecord) -> list[str]:
+    """Why reinforcement was stopped, or its last policy is not the result; one per round."""
+    return [result["stopped"] for result in improvements(record) if "stopped" in result]
+
+
 def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
     """One row per stage: name, purpose, whether it ran, its minutes and its headline numbers."""
     order = dict.fromkeys([*CYCLE, *record.stages])
@@ -154,7 +209,7 @@ def _stage_row(name: str, result: Mapping[str, Any] | None) -> dict[str, Any]:
     seconds = (result or {}).get("seconds")
     return {
         "name": name.replace("_", " "),
-        "purpose": STAGES.get(name, ""),
+        "purpose": STAGES.get(first_name(name), ""),
         "done": result is not None,
         "minutes": minutes_text(None if seconds is None else seconds / 60),
         "facts": headline_facts(result or {}),

@@ -21,7 +21,7 @@ from etils import epath
 from flax import traverse_util
 
 from wmpo_jax.runtime import checksums
-from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.progress import warn
 
 _SHOWN = 12  # lines of a tree difference; a wrong preset differs in hundreds of places
@@ -114,6 +114,7 @@ class Checkpoints:
             newest is damaged, which is then said.
 
         Raises:
+          DamagedEnd: `step` is damaged and one before it is not.
           UserError: no such checkpoint, none that is intact, or a tree of other names, shapes or
             dtypes, with the differences listed.
         """
@@ -150,10 +151,7 @@ class Checkpoints:
             older = sorted((s for s in steps if s < wanted[-1]), reverse=True)
             before = self._newest_intact(older, _ITEMS)
             if before is not None:
-                raise UserError(
-                    f"{reason}: delete stages/{stage}.json in the workdir and run again, stage "
-                    f"{stage} continues from its checkpoint {before}."
-                )
+                raise DamagedEnd(reason, stage, before)
             raise UserError(
                 f"{reason} and there is no intact one before it: delete {self.directory} and, "
                 f"where it exists, stages/{stage}.json in the workdir, and run again; stage "

@@ -43,17 +43,18 @@ def prepare(cpu_devices: int = 1) -> None:
     # TensorFlow only writes events for TensorBoard here; its notes on devices do not matter.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    if _libtpu_in_vain():
+    if _compilers_alone():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def _libtpu_in_vain() -> bool:
-    """Whether libtpu is here, to compile with, and no accelerator is.
+def _compilers_alone() -> bool:
+    """Whether libtpu or the CUDA plugin is here, to compile with, and no accelerator is.
 
-    JAX would start libtpu all the same, and libtpu would complain on stderr.
+    JAX would start them all the same, and they would complain on stderr.
     """
     found = any(True for pattern in _ACCELERATORS for _ in _DEV.glob(pattern))
-    return importlib.util.find_spec("libtpu") is not None and not found
+    compilers = ("libtpu", "jax_cuda12_plugin")
+    return not found and any(importlib.util.find_spec(name) for name in compilers)
 
 
 def compile_only() -> None:

@@ -8,6 +8,21 @@ class UserError(Exception):
     """
 
 
+class DamagedEnd(UserError):
+    """The checkpoint that a stage ended with is damaged, and one before it is intact.
+
+    Attributes:
+      stage: can be repeated from `step` and gives the same parameters again.
+    """
+
+    def __init__(self, reason: str, stage: str, step: int) -> None:
+        super().__init__(
+            f"{reason}: delete stages/{stage}.json in the workdir and run again, stage {stage} "
+            f"continues from its checkpoint {step}."
+        )
+        self.reason, self.stage, self.step = reason, stage, step
+
+
 class Preempted(Exception):
     """A stage has saved its state and stopped because it was asked to.
 

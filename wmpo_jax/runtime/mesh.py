@@ -79,6 +79,12 @@ def spread_whole(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
+def spread_if_even(mesh: Mesh, tree: Any) -> Any:
+    """As `spread_whole` where the rows divide; a full copy on each device where they do not."""
+    rows = {leaf.shape[0] % _parts(mesh) for leaf in jax.tree.leaves(tree)}
+    return spread_whole(mesh, tree) if rows == {0} else replicate(mesh, tree)
+
+
 def spread_padded(mesh: Mesh, tree: Any) -> Any:
     """As `spread_whole`, for any number of rows: the last one is repeated until they divide.
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.sharding import parts_here
 
 Products = Literal["float32", "bfloat16"]
 CPU_FLAGS = {"amx_bf16", "avx512_bf16"}  # of /proc/cpuinfo
@@ -119,9 +120,12 @@ def _narrow_backward(saved: Any, grad_NO: jax.Array) -> tuple[jax.Array, jax.Arr
     x_NI, kernel_IO, like_x, like_kernel = saved
     grad_NO = _narrow(grad_NO)
     x_grad = _wide("no,io->ni", grad_NO, kernel_IO)
-    kernel_grad = jax.lax.platform_dependent(
-        x_NI, grad_NO, cpu=_cpu_kernel_gradient, default=_kernel_gradient
-    )
+    if parts_here() == 1:
+        kernel_grad = jax.lax.platform_dependent(
+            x_NI, grad_NO, cpu=_cpu_kernel_gradient, default=_kernel_gradient
+        )
+    else:  # a layout constraint is not partitioned: every device would gather all rows
+        kernel_grad = _kernel_gradient(x_NI, grad_NO)
     return x_grad.astype(like_x.dtype), kernel_grad.astype(like_kernel.dtype)
 
 

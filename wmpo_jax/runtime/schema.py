@@ -19,11 +19,13 @@ from pydantic import (
 )
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (assembly.seeds.BLOCK)
+MOST_ROUNDS = 20  # of the lifelong loop
 RUN_SEEDS = 200  # assembly.seeds.MAX_RUN_SEED
 # What the presets of networks look back on; imported networks bring their own.
 PRESET_HISTORY = 4  # frames
 PRESET_WINDOW = 8  # frames
 STORED_STARTS = 50  # initial states that LIBERO stores for a task, and evaluates on
+REMOTE = "remote"  # the task whose policy is served elsewhere
 # How the names of tasks begin whose simulators have a section of options.
 SIMULATORS = {"libero_": "libero", "mimicgen_": "mimicgen", "robosuite_": "mimicgen"}
 
@@ -119,6 +121,17 @@ class Mimicgen(Section):
     wave: Batch
 
 
+class Playground(Section):
+    """Fields of `envs.playground.rules.Rule`; "" and 0 keep what the environment's rule has."""
+
+    instruction: str
+    metric: str
+    at_least: Number
+    camera: str
+    horizon: Horizon
+    chunk: Annotated[int, Field(ge=0, le=1000)]
+
+
 class Demos(Section):
     episodes: Starts
     bias: Annotated[Number, Field(ge=-1, le=1)] = 0.0  # meters; the sign is a direction
@@ -126,7 +139,7 @@ class Demos(Section):
 
 
 class Play(Section):
-    episodes: Starts
+    episodes: Annotated[int, Field(ge=0, le=MOST_STARTS)]  # 0: the world model learns without
     noise: Share
 
 
@@ -138,10 +151,10 @@ class Weights(Section):
 
 
 class Networks(Section):
-    policy: Literal["openvla_7b", "mid"]
-    world_model: Literal["xl_2", "mid"]
-    autoencoder: Literal["sdxl"]
-    reward: Literal["base"]
+    policy: Literal["openvla_7b", "mid", "small"]
+    world_model: Literal["xl_2", "mid", "small"]
+    autoencoder: Literal["sdxl", "small"]
+    reward: Literal["base", "small"]
     weights: Weights
     statistics: str
     dtype: Literal["float32", "bfloat16"]
@@ -274,6 +287,8 @@ class Improve(Section):
     grad_clip: Annotated[Number, Field(gt=0, le=1e9)]
     weight_decay: Decay
     require_mixed: bool
+    imagine_twice: bool = False  # and mask episodes whose two outcomes differ
+    keyframe_share: Share = 0.0  # of groups that begin along a real rollout
     checkpoint_every: Interval
 
     @model_validator(mode="after")
@@ -298,6 +313,22 @@ class Improve(Section):
         return self
 
 
+class Monitor(Section):
+    every: Interval  # iterations of GRPO
+    episodes: Starts  # real ones, of each check
+    budget: Annotated[int, Field(ge=0, le=1_000_000_000)]  # real episodes in all; 0: no checks
+
+    def checks(self, iterations: int) -> int:
+        """How many, those of the first and of the last policy included."""
+        return len({*range(0, iterations + 1, self.every), iterations})
+
+
+class Lifelong(Section):
+    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=MOST_ROUNDS - 1)]
+    align_steps: Steps
+    reward_steps: Steps
+
+
 class Oracle(Section):
     iterations: Steps
     groups: Starts
@@ -306,6 +337,21 @@ class Oracle(Section):
 
 class GrpoOnRollouts(Section):
     settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class FilteredBc(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+
+
+class Dpo(Section):
+    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    beta: Annotated[Number, Field(gt=0, le=100)]
+    minibatch: Batch  # pairs
+
+
+class GrpoOnline(Section):
+    episodes: Annotated[int, Field(ge=0, le=1_000_000_000)]  # 0: as many as WMPO used in all
+    groups: Starts
 
 
 class Evaluate(Section):
@@ -336,6 +382,11 @@ class EvaluateImported(Section):
     jpeg: bool
 
 
+class Remote(Section):
+    address: str
+    environment: Annotated[str, Field(min_length=1)]
+
+
 class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=RUN_SEEDS)]
     task: str
@@ -348,6 +399,7 @@ class Config(Section):
     data: Data | None = None
     libero: Libero | None = None
     mimicgen: Mimicgen | None = None
+    playground: Playground | None = None
     demos: Demos
     play: Play
     networks: Networks | None = None
@@ -359,18 +411,31 @@ class Config(Section):
     reward: Reward
     gates: Gates
     improve: Improve
+    monitor: Monitor | None = None
+    lifelong: Lifelong | None = None
     oracle: Oracle
     grpo_on_rollouts: GrpoOnRollouts
+    filtered_bc: FilteredBc | None = None
+    dpo: Dpo | None = None
+    grpo_online: GrpoOnline | None = None
     evaluate: Evaluate
     evaluate_imported: EvaluateImported | None = None
+    remote: Remote | None = None
+
+    @property
+    def environment(self) -> str:
+        """The task that is acted in."""
+        return self.remote.environment if self.task == REMOTE and self.remote else self.task
 
     @model_validator(mode="after")
     def _task_has_its_section(self) -> Self:
+        if self.task == REMOTE and self.remote is None:
+            raise ValueError("task = remote needs a section remote: use configs/remote.py")
         for prefix, section in SIMULATORS.items():
-            if self.task.startswith(prefix) and getattr(self, section) is None:
+            if self.environment.startswith(prefix) and getattr(self, section) is None:
                 raise ValueError(
-                    f"task = {self.task[:60]} needs a section {section}: use a config with one, "
-                    f"as configs/{'libero' if section == 'libero' else 'mimicgen_coffee'}.py"
+                    f"task = {self.environment[:60]} needs a section {section}: use a config with "
+                    f"one, as configs/{'libero' if section == 'libero' else 'mimicgen_coffee'}.py"
                 )
         if not self.task and not (self.data and self.data.source):
             raise ValueError("task is empty: name one, or give a dataset as data.source")
@@ -378,13 +443,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _tasks_exist_and_have_enough_starts(self) -> Self:
-        if not (self.libero and self.task.startswith("libero_")):
+        if not (self.libero and self.environment.startswith("libero_")):
             return self
-        count, tasks = 90 if self.task == "libero_90" else 10, self.libero.tasks
+        count, tasks = 90 if self.environment == "libero_90" else 10, self.libero.tasks
         if max(tasks, default=0) >= count:
             raise ValueError(
-                f"libero.tasks names task {max(tasks)} and {self.task[:60]} has those from 0 to "
-                f"{count - 1}: name other ones"
+                f"libero.tasks names task {max(tasks)} and {self.environment[:60]} has those from "
+                f"0 to {count - 1}: name other ones"
             )
         starts = STORED_STARTS * (len(tasks) or count)
         if self.evaluate.episodes > starts:
@@ -392,6 +457,25 @@ class Config(Section):
                 f"evaluate.episodes = {self.evaluate.episodes} is more than the {starts} initial "
                 "states that LIBERO stores for libero.tasks: lower it or add tasks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_paid_for(self) -> Self:
+        rounds = 1 + (len(self.lifelong.starts) if self.lifelong else 0)
+        asked = self.improve.iterations * self.improve.attempts * self.improve.groups * rounds
+        if asked > MOST_STARTS:
+            raise ValueError(
+                f"improve.iterations x attempts x groups in {rounds} rounds asks for more than the "
+                f"{MOST_STARTS} initial states of a run: lower one of them"
+            )
+        if self.monitor and self.monitor.budget:
+            checks = rounds * self.monitor.checks(self.improve.iterations)
+            if checks * self.monitor.episodes > self.monitor.budget:
+                raise ValueError(
+                    f"monitor.budget = {self.monitor.budget} does not pay for {checks} checks of "
+                    f"{self.monitor.episodes} real episodes: raise it or monitor.every, lower "
+                    "monitor.episodes, or set it to 0 for no checks"
+                )
         return self
 
     @model_validator(mode="after")

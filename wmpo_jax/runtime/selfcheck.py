@@ -3,6 +3,11 @@
 python -m wmpo_jax.runtime.selfcheck
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import importlib.metadata
 import os
 import platform

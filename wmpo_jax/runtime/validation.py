@@ -41,7 +41,7 @@ def check(values: Mapping[str, Any], where: str, *, stored: bool = False) -> Non
 
 def expand_paths(config: ConfigDict) -> None:
     """Replaces a leading ~ in the fields that name files and folders."""
-    for name, path in _paths(config).items():
+    for name, path in paths(config).items():
         if path.startswith("~"):
             config.update_from_flattened_dict({name: str(resolve(path))})
 
@@ -52,12 +52,13 @@ def check_paths(config: ConfigDict) -> None:
     Raises:
       UserError: a file or folder is missing. Addresses (`gs://...`) are left to their readers.
     """
-    for name, path in _paths(config).items():
+    for name, path in paths(config).items():
         if path and ":" not in path and not os.path.exists(path):
             raise UserError(f"{name} = {path} does not exist: correct the path.")
 
 
-def _paths(config: ConfigDict) -> dict[str, str]:
+def paths(config: ConfigDict) -> dict[str, str]:
+    """The fields that name files and folders, by their dotted names."""
     found = {}
     for name, (_, metadata) in fields().items():
         section, _, leaf = name.rpartition(".")

@@ -124,6 +124,13 @@ class Workdir:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"done {stage}")
 
+    def forget(self, stage: str) -> None:
+        """Makes `stage` one that has to end again; its checkpoints stay."""
+        if jax.process_count() > 1:  # all hosts have seen that it had ended
+            multihost_utils.sync_global_devices(f"forget {stage}")
+        if jax.process_index() == 0:
+            self._stage_file(stage).unlink(missing_ok=True)
+
     def result(self, stage: str, names: Collection[str] = ()) -> dict[str, Any]:
         """What `stage` recorded, with at least the fields `names`.
 
@@ -244,5 +251,6 @@ def _check_same_config(path: Path, old: dict[str, Any], new: dict[str, Any]) -> 
         more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
         raise UserError(
             f"{path} was made with another config ({'; '.join(changes[:8])}{more}): "
-            "use another --workdir or delete it."
+            f"use another --workdir (--base={path} takes over what does not depend on that), or "
+            "delete it."
         )

@@ -41,12 +41,13 @@ def run(context: RunContext) -> dict[str, Any]:
     )
     data = {name: jnp.asarray(values) for name, values in frames.items()}
     stream = _stream(context, config.batch_size)
+    sources = tuple(SOURCES) if stream else tuple(frames)
     state = fit(
         context.loop_files("autoencoder"),
         context.mesh,
         initial_state(context.mesh, params, autoencoder.optimizer(config)),
         autoencoder.step_function(
-            context.mesh, graphdef, config, tuple(SOURCES), context.key("autoencoder")
+            context.mesh, graphdef, config, sources, context.key("autoencoder")
         ),
         stream or data,
         config.optimizer.steps,
@@ -55,7 +56,7 @@ def run(context: RunContext) -> dict[str, Any]:
     if stream:
         calibration = held = _samples(context, stream)
     else:
-        calibration, held = data["play"][:64], data["rollouts"]
+        calibration, held = data.get("play", data["demos"])[:64], data["rollouts"]
     store = networks.checkpoint(context.config, "autoencoder")
     if store is not None and config.optimizer.steps == 0:
         scale = store.config.scaling_factor
@@ -64,11 +65,17 @@ def run(context: RunContext) -> dict[str, Any]:
     model = agents.autoencoder(context.config, scale, state.params)
     reconstruction = _reconstruction_psnr(model, held)
     for name, values in frames.items():
-        if name == "play" and networks.latents_are_pixels(context.config):
-            continue  # the world model encodes them itself, at no cost
-        latents = _encode_all(context.mesh, model, values, context.key(f"latents of {name}"))
-        save_arrays(context.workdir.data(name) / "latents.npz", {"latents_BThwc": latents})
+        if name != "play" or not networks.latents_are_pixels(context.config):
+            write_latents(context, model, name, values)  # else the world model encodes them itself
     return {"step": int(state.step), "scaling_factor": scale, "psnr": reconstruction}
+
+
+def write_latents(
+    context: RunContext, model: FrameAutoencoder, name: str, frames_ETHWC: np.ndarray
+) -> None:
+    """Writes data/<name>/latents.npz."""
+    latents = _encode_all(context.mesh, model, frames_ETHWC, context.key(f"latents of {name}"))
+    save_arrays(context.workdir.data(name) / "latents.npz", {"latents_BThwc": latents})
 
 
 def _recorded_frames(context: RunContext) -> dict[str, np.ndarray]:

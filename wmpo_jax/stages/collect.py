@@ -1,4 +1,7 @@
-"""Stage 3: P real rollouts of the base policy, sampled at the training temperature."""
+"""Stage 3: P real rollouts of the base policy, sampled at the training temperature.
+
+Later rounds of the lifelong loop collect with the policy that the round before has resulted in.
+"""
 
 from typing import Any
 
@@ -22,13 +25,15 @@ def run(context: RunContext) -> dict[str, Any]:
 
     Once as arrays for the later stages, and once as a dataset (data/rollouts/dataset) for others.
     """
-    config = context.config
-    params = context.trained.policy_params("sft")
-    seeds = context.starts("rollouts", 0, config.collect.starts)
+    config, name = context.config, context.named("rollouts")
+    params = context.trained.first_policy_params()
+    first_round = context.round == 1
+    count = config.collect.starts if first_round else config.lifelong.starts[context.round - 2]
+    seeds = context.round_starts("rollouts", 0, count)
     starts = np.repeat(seeds, config.collect.group_size)
     trajectory = fetch(context.player()(params, starts, context.key("collect")))
-    save_arrays(context.workdir.data("rollouts") / "episodes.npz", vars(trajectory))
-    _write_dataset(context, trajectory, np.asarray(starts))
+    save_arrays(context.workdir.data(name) / "episodes.npz", vars(trajectory))
+    _write_dataset(context, name, trajectory, np.asarray(starts))
     result = {
         "episodes": len(starts),
         "success_rate": float(trajectory.success_B.mean()),
@@ -36,12 +41,14 @@ def run(context: RunContext) -> dict[str, Any]:
     }
     steps = len(starts) * context.env.horizon
     context.workdir.ledger.append(
-        "collect", "rollouts", control_steps=steps, seeds=span(seeds), **result
+        context.named("collect"), name, control_steps=steps, seeds=span(seeds), **result
     )
     return result | context.provenance()
 
 
-def _write_dataset(context: RunContext, trajectory: Trajectory, seeds_B: np.ndarray) -> None:
+def _write_dataset(
+    context: RunContext, name: str, trajectory: Trajectory, seeds_B: np.ndarray
+) -> None:
     """The rollouts in the reference's tars, actions in the environment's units."""
     if jax.process_index() != 0:
         return
@@ -53,9 +60,9 @@ def _write_dataset(context: RunContext, trajectory: Trajectory, seeds_B: np.ndar
         np.asarray(trajectory.success_B),
         np.asarray(trajectory.finish_step_B),
         seeds_B,
-        source="rollouts",
+        source=name,
         fps=FPS,
     )
-    writer, group = EpisodeWriter(context.workdir.data("rollouts") / "dataset"), GROUP_IN_TAR
+    writer, group = EpisodeWriter(context.workdir.data(name) / "dataset"), GROUP_IN_TAR
     for first in range(0, len(episodes), group):
         writer.write(episodes[first : first + group])

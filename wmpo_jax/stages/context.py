@@ -1,5 +1,6 @@
 """What every stage is given: the config, the workdir, the devices, and what is built from them."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,8 @@ from ml_collections import ConfigDict
 
 from wmpo_jax.assembly.environment import make_task, open_data, recorded_task
 from wmpo_jax.assembly.real import Player, RealEnvironment
-from wmpo_jax.assembly.seeds import key_for, seed_range
-from wmpo_jax.assembly.trained import TrainedRun
+from wmpo_jax.assembly.seeds import BLOCK, key_for, seed_range
+from wmpo_jax.assembly.trained import TrainedRun, round_name, rounds_of
 from wmpo_jax.data.loading import WindowLoader, WindowSpec
 from wmpo_jax.data.mixture import Mixture
 from wmpo_jax.data.statistics import ActionStatistics
@@ -30,11 +31,27 @@ EPISODE_ARRAYS = ("frames_BTHWC", "instruction_id_B", "success_B", "finish_step_
 
 @dataclass(frozen=True)
 class RunContext:
-    """Seen by stages only: they read from it what a function needs, and pass that on."""
+    """Seen by stages only: they read from it what a function needs, and pass that on.
+
+    Attributes:
+      round: of the lifelong loop, from 1 on; later ones have names of their own for all they leave.
+    """
 
     config: ConfigDict
     workdir: Workdir
     mesh: Mesh
+    round: int = 1
+
+    def in_round(self, number: int) -> "RunContext":
+        """The same run in another round; it shares the environment."""
+        other = dataclasses.replace(self, round=number)
+        shared = {name: vars(self)[name] for name in ("env", "mixture") if name in vars(self)}
+        vars(other).update(shared)
+        return other
+
+    def named(self, name: str) -> str:
+        """What a stage leaves in this round is called, such as `improve` and `improve_2`."""
+        return round_name(name, self.round)
 
     @cached_property
     def env(self) -> Environment | HostEnvironment:
@@ -51,7 +68,7 @@ class RunContext:
     @cached_property
     def trained(self) -> TrainedRun:
         """What earlier stages have trained."""
-        return TrainedRun(self.config, self.workdir, self.mesh, self.env)
+        return TrainedRun(self.config, self.workdir, self.mesh, self.env, self.round)
 
     @cached_property
     def real(self) -> RealEnvironment:
@@ -85,8 +102,8 @@ class RunContext:
         return Stream(loader)
 
     def key(self, name: str) -> jax.Array:
-        """The PRNG key of one user of randomness."""
-        return key_for(name, self.config.seed)
+        """The PRNG key of one user of randomness in this round."""
+        return key_for(self.named(name), self.config.seed)
 
     def starts(self, role: str, start: int, count: int) -> np.ndarray:
         """int32 [count]: initial states that nobody else uses; see `assembly.seeds`.
@@ -96,6 +113,20 @@ class RunContext:
         if role == "evaluation" and isinstance(self.env, StoresStarts):
             return self.env.held_out(start, count)
         return seed_range(role, self.config.seed, start, count)
+
+    def round_starts(self, role: str, start: int, count: int) -> np.ndarray:
+        """`starts` that no other round of the lifelong loop uses."""
+        return self.starts(role, (self.round - 1) * (BLOCK // self.rounds) + start, count)
+
+    @property
+    def rounds(self) -> int:
+        """Of the lifelong loop in all; 1 without it."""
+        return rounds_of(self.config)
+
+    @property
+    def last_round(self) -> "RunContext":
+        """Whose models and policy are the result of the run."""
+        return self.in_round(self.rounds)
 
     def provenance(self) -> dict[str, Any]:
         """How real episodes were set up and simulated, where the config does not say it all."""
@@ -108,7 +139,8 @@ class RunContext:
         return load_arrays(self.workdir.data(name) / "episodes.npz", stage, EPISODE_ARRAYS)
 
     def loop_files(self, name: str) -> LoopFiles:
-        """Where the training loop of stage `name` saves and logs."""
+        """Where the training loop of stage `name` saves and logs in this round."""
+        name = self.named(name)
         return LoopFiles(
             name,
             Checkpoints(self.workdir.checkpoints(name)),

@@ -31,15 +31,15 @@ def run(context: RunContext) -> dict[str, Any]:
         return _adopt(context, context.mixture)
     config = context.config
     demos = _record(context, "demos", config.demos)
-    play = _record(context, "play", config.play)
+    play = _record(context, "play", config.play) if config.play.episodes else None
     labels_XA = np.asarray(demos.labels_BTA).reshape(-1, context.env.action_dim)
     own = networks.policy_statistics(config, context.env)
     statistics = own or ActionStatistics.from_actions(labels_XA)
     save_record(statistics_file(context.workdir), statistics.to_json())
     return {
         "demo_success": float(np.mean(demos.success_B)),
-        "play_success": float(np.mean(play.success_B)),
-        "invalid": int(np.sum(demos.invalid_B) + np.sum(play.invalid_B)),
+        **({"play_success": float(np.mean(play.success_B))} if play else {}),
+        "invalid": sum(int(np.sum(episodes.invalid_B)) for episodes in (demos, play) if episodes),
         **context.provenance(),
     }
 

@@ -10,12 +10,15 @@ from wmpo_jax.agents.policy import Policy
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.envs.protocol import HostEnvironment
-from wmpo_jax.report.intervals import paired_difference, wilson
+from wmpo_jax.report.intervals import paired_difference
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.mesh import fetch
 from wmpo_jax.runtime.progress import Progress, progress
+from wmpo_jax.runtime.schema import REMOTE
+from wmpo_jax.stages import evaluate_remote
 from wmpo_jax.stages.context import RunContext
+from wmpo_jax.stages.rates import rate
 
 MODES = ("greedy", "sampled")
 
@@ -75,10 +78,12 @@ class RealEvaluator:
 
 def run(context: RunContext) -> dict[str, Any]:
     """Writes data/evaluation/results.npz, one row per episode, and the rates."""
+    if context.config.task == REMOTE:
+        return evaluate_remote.run(context)
     section, trained = context.config.evaluate, context.trained
     policies = {
         "base": trained.policy_params("sft"),
-        "wmpo": trained.policy_params("improve"),
+        "wmpo": context.last_round.trained.policy_params("improve"),
     }
     evaluator = RealEvaluator(context, trained.policy)
     results: dict[str, np.ndarray] = {"seeds": evaluator.seeds}
@@ -113,18 +118,6 @@ def summarize(results: dict[str, np.ndarray], primary: str) -> dict[str, Any]:
         low, high = difference.low, difference.high
         paired[mode] = {"difference": difference.estimate, "low": low, "high": high}
     return {"policies": policies, "paired": paired, "primary": primary}
-
-
-def rate(success: np.ndarray) -> dict[str, Any]:
-    """successes, n, rate and its Wilson 95 % interval."""
-    interval = wilson(int(success.sum()), len(success))
-    return {
-        "successes": int(success.sum()),
-        "n": len(success),
-        "rate": float(success.mean()),
-        "wilson_low": interval.low,
-        "wilson_high": interval.high,
-    }
 
 
 def _save_videos(context: RunContext, evaluator: RealEvaluator, policies: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ The folder is one that `convert import --kind=policy` made. Nothing is trained.
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.conversion.load import ImportedPolicy, load_policy, spread_over
@@ -17,7 +16,8 @@ from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
 from wmpo_jax.runtime.progress import progress, say
 from wmpo_jax.stages.context import RunContext
-from wmpo_jax.stages.evaluate import RealEvaluator, rate
+from wmpo_jax.stages.evaluate import RealEvaluator
+from wmpo_jax.stages.rates import by_task
 
 
 def run(context: RunContext) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run(context: RunContext) -> dict[str, Any]:
         seeds=span(evaluator.seeds),
         used_for_training=False,
     )
-    result = _rates(context, outcome) | context.provenance()
+    result = by_task(outcome, env.instructions) | context.provenance()
     say(f"{env.name}: {result['overall']}")
     return result
 
@@ -74,17 +74,3 @@ def _section(context: RunContext) -> Any:
             "FOLDER, which `convert import --kind=policy` made."
         )
     return section
-
-
-def _rates(context: RunContext, outcome: dict[str, np.ndarray]) -> dict[str, Any]:
-    instruction_id_B = outcome["instruction_id"]
-    by_task = {
-        instruction: rate(outcome["success"][instruction_id_B == row])
-        for row, instruction in enumerate(context.env.instructions)
-        if (instruction_id_B == row).any()
-    }
-    return {
-        "overall": rate(outcome["success"]),
-        "by_task": by_task,
-        "invalid": int(outcome["invalid"].sum()),
-    }

@@ -53,8 +53,9 @@ def _policy(context: RunContext, origin: Store) -> nnx.State:
 
     Adapters are folded in and layers written out, as in `Store.params`.
     """
-    policy = context.trained.policy
-    params = context.trained.policy_params("improve" if context.workdir.done("improve") else "sft")
+    policy, last = context.trained.policy, context.last_round
+    improved = context.workdir.done(last.named("improve"))
+    params = last.trained.policy_params("improve" if improved else "sft")
     written_out = nnx.from_flat_state(origin.kind.abstract(origin.config)[1])
 
     @jax.jit

@@ -8,23 +8,15 @@ first is good: a policy that imagined frames confuse visits other states than re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from wmpo_jax.algorithm.protocols import Observation
-from wmpo_jax.algorithm.rollout import replay, rollout
 from wmpo_jax.algorithm.trajectory import Trajectory
 from wmpo_jax.assembly.seeds import span
-from wmpo_jax.assembly.trained import ImaginedParts
-from wmpo_jax.runtime import sharding
-from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.files import save_arrays
-from wmpo_jax.runtime.mesh import fetch, replicate
 from wmpo_jax.runtime.progress import say
+from wmpo_jax.stages.comparison import Comparison
 from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.reward import confusion
-
-BATCH = 128
 
 
 def run(context: RunContext) -> dict[str, Any]:
@@ -36,16 +28,19 @@ def run(context: RunContext) -> dict[str, Any]:
         say(f"gate {name}: {gate['value']:.3f} (bound {gate['bound']:.2f}) {mark}")
     failed = [name for name, gate in gates.items() if not gate["passed"]]
     if failed and context.config.gates.enforce:
-        raise UserError(
-            f"Imagination is not to be trusted yet ({', '.join(failed)}): train the world model "
-            "longer or on more play, or set gates.enforce to False to go on all the same."
+        report["stops"] = (
+            f"Gates failed before reinforcement ({', '.join(failed)}): imagination is not to be "
+            "trusted yet, so the base policy is the result. Train the world model longer or on "
+            "more play, or set gates.enforce to False to go on all the same."
         )
+        say(report["stops"])
     return report
 
 
 def run_after(context: RunContext) -> dict[str, Any]:
     """The same comparison under the improved policy: did it learn to exploit the model?"""
-    return compare(context, context.trained.policy_params("improve"), "after")
+    last = context.last_round
+    return compare(last, last.trained.policy_params("improve"), "after")
 
 
 def compare(context: RunContext, params: Any, when: str) -> dict[str, Any]:
@@ -55,36 +50,13 @@ def compare(context: RunContext, params: Any, when: str) -> dict[str, Any]:
     over episodes, against the baseline that repeats the first frame. The simulator's outcomes are
     used here for the report only.
     """
-    config = context.config
-    seeds = context.starts("gates", 0, config.gates.episodes)
-    trained, play = context.trained, context.player()
-    parts = replicate(context.mesh, trained.imagined_parts())
-
-    def imagine(
-        params: Any, parts: ImaginedParts, real: Trajectory, key: jax.Array, free_key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        acting = trained.policy.acting(params, config.policy.temperature)
-        first = Observation(
-            frame_BHWC=real.frames_BTHWC[:, 0], instruction_id_B=real.instruction_id_B
-        )
-        imagined = trained.imagined(parts)
-        frames, success_B, _ = replay(real.actions_BNKA, imagined, first, key)
-        free = rollout(acting, imagined, first, free_key, context.real.num_chunks)
-        return frames, success_B, free.success_B
-
-    imagine_all = sharding.compiled(context.mesh, imagine)
-    keys = jax.random.split(context.key("gates"), -(-len(seeds) // BATCH))
-    played = []
-    for start, key in zip(range(0, len(seeds), BATCH), keys, strict=True):
-        batch = jnp.asarray(seeds[start : start + BATCH])
-        real_key, replay_key, free_key = jax.random.split(key, 3)
-        real = play(params, batch, real_key)
-        imagined = imagine_all(params, parts, real, replay_key, free_key)
-        played.append(fetch((real, *imagined)))
+    comparison = Comparison(context, "gates", context.config.gates.episodes)
+    played = list(comparison.batches(params))
     real, frames, predicted, free = jax.tree.map(lambda *xs: np.concatenate(xs), *played)
+    seeds = comparison.seeds
     _save_videos(context, real, frames, predicted, when)
     context.workdir.ledger.append(
-        "gates",
+        "gates" if when == "before" else "gates_after",
         f"comparison {when} RL",
         episodes=len(seeds),
         seeds=span(seeds),

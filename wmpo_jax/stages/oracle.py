@@ -8,14 +8,15 @@ If this does not lift the base policy, no world model can: change the task or th
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from wmpo_jax.algorithm.trajectory import Experience, experience
 from wmpo_jax.assembly import agents
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.runtime.progress import say
 from wmpo_jax.stages.context import RunContext
-from wmpo_jax.stages.evaluate import MODES, RealEvaluator, rate
+from wmpo_jax.stages.evaluate import MODES, RealEvaluator
+from wmpo_jax.stages.rates import rate
 from wmpo_jax.training import grpo
 
 
@@ -27,16 +28,20 @@ def run(context: RunContext) -> dict[str, Any]:
     )
     base = trained.policy_params("sft")
 
-    def starts(batch: int) -> jax.Array:
-        seeds = context.starts("oracle", batch * config.groups, config.groups)
-        return jnp.asarray(np.repeat(seeds, config.group_size))
+    play = context.player()
+
+    def sample(params: Any, starts: np.ndarray, key: jax.Array) -> Experience:
+        return experience(play(params, np.repeat(starts, config.group_size), key))
+
+    def starts(first: int, count: int) -> np.ndarray:
+        return context.starts("oracle", first, count)
 
     state, improved = grpo.optimize(
         context.loop_files("oracle"),
         context.mesh,
         base,
         trained.policy,
-        context.player(),
+        sample,
         starts,
         config,
         context.key("oracle"),
@@ -49,7 +54,7 @@ def run(context: RunContext) -> dict[str, Any]:
     gain = rates["oracle"][primary]["rate"] - rates["base"][primary]["rate"]
     verdict = "passed" if gain >= section.min_gain else "FAILED"
     say(f"oracle check: gain {gain:+.3f} (bound {section.min_gain:.2f}) {verdict}")
-    seeds = context.starts("oracle", 0, int(state.batches) * config.groups)
+    seeds = context.starts("oracle", 0, int(state.starts))
     context.workdir.ledger.append(
         "oracle",
         "oracle check (never used for the improved policy)",

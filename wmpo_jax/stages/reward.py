@@ -1,5 +1,6 @@
 """Stage 5: the reward model, and the threshold from which its score counts as success."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -22,9 +23,8 @@ from wmpo_jax.stages.recorded import recorded
 from wmpo_jax.stages.world_model import normalized_actions
 from wmpo_jax.training import reward_model as training
 from wmpo_jax.training.fit import Stream, fit
-from wmpo_jax.training.state import initial_state
+from wmpo_jax.training.state import abstract, initial_state
 
-LABELED = ("demos", "rollouts")
 REPLAY_BATCH = 64
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 6, 51)))
 
@@ -38,15 +38,17 @@ def run(context: RunContext) -> dict[str, Any]:
     """
     section, config = context.config.reward, agents.reward_training(context.config, context.env)
     world_model = context.trained.world_model()
-    sources = {name: stage for name, stage in recorded(context).items() if name in LABELED}
+    sources = {name: stage for name, stage in recorded(context).items() if name != "play"}
     sets = {name: _labeled(context, world_model, name, stage) for name, stage in sources.items()}
     train, held_out = _split(sets, section.validation_fraction)
-    graphdef, params = networks.create(
-        context.config,
-        context.mesh,
-        "reward",
-        lambda: agents.reward_network(context.config, context.env),
-    )
+    build = lambda: agents.reward_network(context.config, context.env)  # noqa: E731
+    if context.round == 1:
+        graphdef, params = networks.create(context.config, context.mesh, "reward", build)
+    else:
+        graphdef, _ = abstract(context.mesh, build)
+        params = context.in_round(context.round - 1).trained.reward_model_params()
+        steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.reward_steps)
+        config = dataclasses.replace(config, optimizer=steps)
     state = fit(
         context.loop_files("reward"),
         context.mesh,

@@ -1,5 +1,9 @@
-"""Stage 4b: the world model, pre-trained on demonstrations and play, aligned on real rollouts."""
+"""Stage 4b: the world model, pre-trained on demonstrations and play, aligned on real rollouts.
 
+Later rounds of the lifelong loop only align it, on the rollouts of all rounds.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,22 +15,28 @@ from einops import rearrange
 from wmpo_jax.assembly import agents, networks
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.runtime.files import load_arrays
+from wmpo_jax.stages.autoencoder import write_latents
 from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.recorded import recorded
 from wmpo_jax.training import world_model
 from wmpo_jax.training.fit import Stream, fit
-from wmpo_jax.training.state import initial_state
+from wmpo_jax.training.state import abstract, initial_state
 
 
 def run(context: RunContext) -> dict[str, Any]:
     """Writes checkpoints/world_model; both phases are one training run with two mixtures."""
     config = agents.world_model_training(context.config, context.env)
-    graphdef, params = networks.create(
-        context.config,
-        context.mesh,
-        "world_model",
-        lambda: agents.world_model_network(context.config, context.env),
-    )
+    build = lambda: agents.world_model_network(context.config, context.env)  # noqa: E731
+    if context.round == 1:
+        graphdef, params = networks.create(context.config, context.mesh, "world_model", build)
+    else:
+        graphdef, _ = abstract(context.mesh, build)
+        params = context.in_round(context.round - 1).trained.world_model_params()
+        steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.align_steps)
+        config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0, forcing_from=0)
+        name = context.named("rollouts")
+        frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
+        write_latents(context, context.trained.autoencoder(), name, frames)
     state = fit(
         context.loop_files("world_model"),
         context.mesh,
@@ -45,21 +55,28 @@ def _training_data(
 ) -> world_model.Corpus | Stream:
     """Latents and normalized actions of this run's own episodes; from disk, windows of frames.
 
-    Where latents are pixels the frames themselves are kept, which take a quarter of the memory.
     Those take the place of demonstrations and play, and come with the frozen autoencoder that
-    encodes them; rollouts come from memory.
+    encodes them; rollouts come from memory. Where latents are pixels the frames themselves are
+    kept, which take a quarter of the memory, and the step encodes them.
     """
-    corpus: world_model.Corpus = {}
     pixels = networks.latents_are_pixels(context.config)
+    parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for name, stage in recorded(context).items():
         episodes = context.episodes(name, stage)
+        part = {"actions_ETA": normalized_actions(episodes, context.statistics)}
         if pixels:
-            videos = {"frames_ETHWC": jnp.asarray(episodes["frames_BTHWC"])}
+            part["frames_ETHWC"] = episodes["frames_BTHWC"]
         else:
             latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
-            videos = {"latents_ETHWC": jnp.asarray(latents["latents_BThwc"])}
-        actions = jnp.asarray(normalized_actions(episodes, context.statistics))
-        corpus[name] = {**videos, "actions_ETA": actions}
+            part["latents_ETHWC"] = latents["latents_BThwc"]
+        source = "rollouts" if name.startswith("rollouts") else name  # of all rounds
+        parts.setdefault(source, []).append(part)
+    corpus: world_model.Corpus = {
+        name: jax.tree.map(lambda *arrays: jnp.asarray(np.concatenate(arrays)), *found)
+        for name, found in parts.items()
+    }
+    if context.mixture is None and "play" not in corpus:
+        corpus["play"] = corpus["demos"]  # without play, demonstrations take its place
     if context.mixture is None:
         return corpus | ({"autoencoder": context.trained.autoencoder()} if pixels else {})
     rows = config.batch_size * config.accumulate

@@ -20,18 +20,27 @@ from jax.sharding import Mesh
 
 from wmpo_jax.agents.policy import Policy, frozen_of, joined, trained_of
 from wmpo_jax.algorithm import grpo
-from wmpo_jax.algorithm.trajectory import Trajectory, concatenate, select
+from wmpo_jax.algorithm.trajectory import Experience, concatenate, select
 from wmpo_jax.runtime import preemption, sharding
 from wmpo_jax.runtime.errors import UserError
-from wmpo_jax.runtime.mesh import fetch, replicate, spread_whole, transfer_guard
+from wmpo_jax.runtime.mesh import (
+    batch_sharding,
+    fetch,
+    replicate,
+    spread_whole,
+    transfer_guard,
+)
 from wmpo_jax.runtime.progress import PhaseTimer, progress
 from wmpo_jax.training.fit import LoopFiles, completed
 from wmpo_jax.training.state import make_sharded, spread
 
-# (params, starts, key) -> Trajectory; one compiled program
-Sampler = Callable[[Any, Any, jax.Array], Trajectory]
-# number of a batch -> `groups` starts, each repeated group_size times
-Starts = Callable[[int], Any]
+# (params, starts of whole groups, key) -> their episodes, group by group; one compiled program
+Sampler = Callable[[Any, Any, jax.Array], Experience]
+# (first, count) -> the starts of that many groups, from the `first`-th of all on
+Starts = Callable[[int, int], Any]
+# (iterations done, params) -> (metrics, whether to stop here). It is asked before the first
+# iteration of this process and after each, and gives the same answer when it is asked again.
+Watch = Callable[[int, Any], tuple[Mapping[str, float], bool]]
 
 
 SOLVED = 0.95  # imagined success above which "no mixed group" means "nothing left to learn"
@@ -87,12 +96,12 @@ class GRPOConfig:
 
 
 class GrpoState(struct.PyTreeNode):
-    """Saved whole at checkpoints. `batches` and `episodes` count what was sampled so far."""
+    """Saved whole at checkpoints. `starts` and `episodes` count what was sampled so far."""
 
     iteration: jax.Array
     params: Any
     opt_state: Any
-    batches: jax.Array
+    starts: jax.Array
     episodes: jax.Array
 
 
@@ -111,6 +120,7 @@ def optimize(
     starts: Starts,
     config: GRPOConfig,
     key: jax.Array,
+    watch: Watch = lambda iteration, params: ({}, False),
 ) -> tuple[GrpoState, Any]:
     """`config.iterations` rounds of GRPO from `params`, resuming the newest checkpoint.
 
@@ -118,8 +128,8 @@ def optimize(
     the parameters of the policy (`params` with what was trained of them).
 
     Raises:
-      UserError: no group with both successes and failures in `config.attempts` batches, or the
-        loss is not finite.
+      UserError: no group with both successes and failures in `config.attempts` times
+        `config.groups` groups, or the loss is not finite.
       Preempted: after saving.
     """
     name, checkpoints, frozen = files.name, files.checkpoints, frozen_of(params)
@@ -127,40 +137,64 @@ def optimize(
     state = make_sharded(mesh, make, trained_of(params))
     if checkpoints.latest_step() is not None:
         state = _join(*checkpoints.restore(*_split(state)))
-    update = jitted_update(policy, config, mesh)
+    update = _updater(name, mesh, policy, config, frozen)
     timer, first = PhaseTimer(), int(state.iteration)
     with (
         completed(checkpoints),
         files.metrics(first) as writer,
         progress(config.iterations, first, name) as bar,
     ):
-        for iteration in range(first + 1, config.iterations + 1):
+        seen, stop = watch(first, joined(state.params, frozen))
+        if seen and first == 0:
+            writer.write(0, seen)
+        end = first if stop else config.iterations
+        for iteration in range(first + 1, end + 1):
             sample_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
             with timer("sample"):
                 acting = joined(state.params, frozen)
-                kept, state, metrics = _gather(state, acting, sample, starts, config, sample_key)
+                kept, state, metrics = _gather(
+                    mesh, state, acting, sample, starts, config, sample_key
+                )
             with timer("update"):
-                if kept is not None:
-                    batch, weight_B = spread_whole(mesh, kept)
-                    update_key = replicate(mesh, update_key)
-                    with transfer_guard():
-                        new_params, opt_state, losses = update(
-                            state.params, state.opt_state, batch, weight_B, update_key, frozen
-                        )
-                    state = state.replace(params=new_params, opt_state=opt_state)
-                    metrics |= {k: float(v) for k, v in losses.items()}
-                    _check_finite(name, iteration, metrics)
-            state = state.replace(iteration=jnp.int32(iteration))
-            writer.write(iteration, {**metrics, **timer.take()})
+                state, losses = update(state, kept, update_key, iteration)
+            with timer("monitor"):
+                seen, stop = watch(iteration, joined(state.params, frozen))
+            writer.write(iteration, {**metrics, **losses, **seen, **timer.take()})
             bar.headline(success=metrics["success"])
             bar.advance()
             leaving = preemption.stop_requested()
-            last = iteration == config.iterations
-            if iteration % config.checkpoint_every == 0 or leaving or last:
+            if iteration % config.checkpoint_every == 0 or leaving or stop or iteration == end:
                 checkpoints.save(iteration, *_split(state))
+            if stop:
+                break
             if leaving:
                 raise preemption.stopped(name, iteration)
     return state, joined(state.params, frozen)
+
+
+def _updater(
+    name: str, mesh: Mesh, policy: Policy, config: GRPOConfig, frozen: Any
+) -> Callable[..., tuple[GrpoState, dict[str, float]]]:
+    """(state, what `_gather` kept, key, iteration) -> the state after the update, and metrics."""
+    update = jitted_update(policy, config, mesh)
+
+    def updated(
+        state: GrpoState, kept: Any, key: jax.Array, iteration: int
+    ) -> tuple[GrpoState, dict[str, float]]:
+        metrics: dict[str, float] = {}
+        if kept is not None:
+            batch, weight_B = kept
+            key = replicate(mesh, key)
+            with transfer_guard():
+                params, opt_state, losses = update(
+                    state.params, state.opt_state, batch, weight_B, key, frozen
+                )
+            state = state.replace(params=params, opt_state=opt_state)
+            metrics = {key: float(value) for key, value in losses.items()}
+            _check_finite(name, iteration, metrics)
+        return state.replace(iteration=jnp.int32(iteration)), metrics
+
+    return updated
 
 
 def _split(state: GrpoState) -> tuple[Any, GrpoState]:
@@ -182,42 +216,41 @@ def _check_finite(name: str, iteration: int, metrics: Mapping[str, float]) -> No
 
 
 def _gather(
+    mesh: Mesh,
     state: GrpoState,
     params: Any,
     sample: Sampler,
     starts: Starts,
     config: GRPOConfig,
     key: jax.Array,
-) -> tuple[tuple[Trajectory, jax.Array] | None, GrpoState, dict[str, float]]:
-    """Samples batches until `groups` mixed groups are found, or `attempts` is used up.
+) -> tuple[tuple[Experience, jax.Array] | None, GrpoState, dict[str, float]]:
+    """Samples until `groups` mixed groups are found, or `attempts` times as many are sampled.
 
     Only the outcomes come to the host. Returns `groups` x `group_size` episodes with weights
-    (0 for the filling when too few groups are mixed).
+    (0 for the filling when too few groups are mixed), spread over the mesh.
     """
-    found: list[Trajectory] = []
-    mixed: list[np.ndarray] = []
-    success: list[np.ndarray] = []
-    for _ in range(config.attempts):
-        batch = int(state.batches)
-        trajectory = sample(params, starts(batch), jax.random.fold_in(key, batch))
-        success.append(fetch(trajectory.success_B))
-        mixed.append(np.asarray(grpo.mixed_groups(jnp.asarray(success[-1]), config.group_size)))
-        found.append(trajectory)
-        state = state.replace(batches=state.batches + 1, episodes=state.episodes + len(success[-1]))
-        if sum(m.sum() for m in mixed) >= config.groups:
-            break
-    rate = float(np.concatenate(success).mean())
-    groups = np.flatnonzero(np.concatenate(mixed))[: config.groups]
+    found: list[Experience] = []
+    success, mixed = np.zeros(0, bool), np.zeros(0, bool)
+    while mixed.sum() < config.groups and len(mixed) < config.attempts * config.groups:
+        first, count = int(state.starts), next_attempt(config, mixed, sharding.batch_parts(mesh))
+        episodes = sample(params, starts(first, count), jax.random.fold_in(key, first))
+        outcome_B = fetch(episodes.success_B)
+        success = np.append(success, outcome_B)
+        mixed = np.asarray(grpo.mixed_groups(jnp.asarray(success), config.group_size))
+        found.append(episodes)
+        state = state.replace(starts=state.starts + count, episodes=state.episodes + len(outcome_B))
+    rate = float(success.mean())
+    groups = np.flatnonzero(mixed)[: config.groups]
     metrics = {
         "success": rate,
-        "mixed_share": float(np.concatenate(mixed).mean()),
+        "mixed_share": float(mixed.mean()),
         "groups": float(len(groups)),
         "episodes": float(state.episodes),
     }
     if len(groups) == 0 and rate < SOLVED and config.require_mixed:
         raise UserError(
             f"No group of {config.group_size} had both successes and failures in "
-            f"{config.attempts} batches of {config.groups} (success rate {rate:.3f}): raise "
+            f"{len(mixed)} groups (success rate {rate:.3f}): raise "
             "policy.temperature, improve.attempts or improve.groups, or improve the base policy."
         )
     if len(groups) == 0:
@@ -225,8 +258,35 @@ def _gather(
     filled = np.resize(groups, config.groups)
     rows = (filled[:, None] * config.group_size + np.arange(config.group_size)).reshape(-1)
     weight = np.repeat(np.arange(config.groups) < len(groups), config.group_size)
-    chosen = select(concatenate(found), jnp.asarray(rows))
-    return (chosen, jnp.asarray(weight, jnp.float32)), state, metrics
+    chosen = _chooser(mesh)(tuple(found), replicate(mesh, rows.astype(np.int32)))
+    return (chosen, spread_whole(mesh, weight.astype(np.float32))), state, metrics
+
+
+def next_attempt(config: GRPOConfig, mixed: np.ndarray, parts: int) -> int:
+    """How many groups to sample next: all of them, or half when those should be enough.
+
+    Two sizes, because each is a compiled program.
+
+    Args:
+      mixed: bool, whether each group that was sampled in this iteration is mixed.
+      parts: devices over which the episodes of a batch are spread.
+    """
+    half, odd = divmod(config.groups, 2)
+    left = config.attempts * config.groups - len(mixed)
+    if odd or (half * config.group_size) % parts or not mixed.any():
+        return config.groups
+    missing = config.groups - mixed.sum()
+    return half if missing <= half * mixed.mean() or left < config.groups else config.groups
+
+
+@functools.cache
+def _chooser(mesh: Mesh) -> Callable[..., Experience]:
+    """Compiled (batches, rows) -> those episodes, spread over the mesh and nowhere whole."""
+
+    def choose(found: tuple[Experience, ...], rows: jax.Array) -> Experience:
+        return select(concatenate(found), rows)
+
+    return jax.jit(choose, out_shardings=batch_sharding(mesh))
 
 
 class Decisions(struct.PyTreeNode):
@@ -268,18 +328,14 @@ def make_update(policy: Policy, config: GRPOConfig, mesh: Mesh) -> Callable[...,
     def update(
         params: Any,
         opt_state: Any,
-        trajectory: Trajectory,
+        episodes: Experience,
         weight_B: jax.Array,
         key: jax.Array,
         frozen: Any = None,
     ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
-        advantage_B = grpo.group_advantages(trajectory.success_B, config.group_size)
+        advantage_B = grpo.group_advantages(episodes.success_B, config.group_size)
         order = _minibatches(config, key)
-        batch = (
-            trajectory.replace(frames_BTHWC=trajectory.decision_frames_BNHWC),
-            advantage_B,
-            weight_B,
-        )
+        batch = (episodes, advantage_B, weight_B)
 
         def one(carry: tuple[Any, Any], rows: jax.Array) -> Any:
             chosen = spread(mesh, jax.tree.map(lambda leaf: leaf[rows], batch))
@@ -316,14 +372,14 @@ def _minibatches(config: GRPOConfig, key: jax.Array) -> jax.Array:
     )
 
 
-def _decisions(episodes: Trajectory, advantage_B: jax.Array, weight_B: jax.Array) -> Decisions:
-    """Of a minibatch; the frames of `episodes` are the decision frames alone."""
+def _decisions(episodes: Experience, advantage_B: jax.Array, weight_B: jax.Array) -> Decisions:
+    """Of a minibatch."""
     tokens_BNKA = episodes.tokens_BNKA
     count, action_dim = tokens_BNKA.shape[0], tokens_BNKA.shape[-1]
     mask_BX = grpo.token_mask(episodes.finish_step_B, tokens_BNKA[0].size, action_dim)
     mask_BX &= weight_B[:, None] > 0
     return Decisions(
-        frames_BNHWC=episodes.frames_BTHWC,
+        frames_BNHWC=episodes.frames_BNHWC,
         instruction_id_B=episodes.instruction_id_B,
         tokens_BNKA=tokens_BNKA,
         log_probs_BNKA=episodes.log_probs_BNKA,

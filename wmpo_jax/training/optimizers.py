@@ -46,9 +46,7 @@ def adamw(learning_rate: float, steps: int, weight_decay: float = 0.0) -> Any:
     )
 
 
-def muon(
-    learning_rate: float, steps: int, stacked: str, products: Products = "float32"
-) -> optax.GradientTransformation:
+def muon(learning_rate: float, steps: int, stacked: str, products: Products = "float32") -> Any:
     """Muon for the matrices, Adam for the rest; clipping and schedule as in `adamw`.
 
     Updates have the size of Adam's, so that one learning rate serves both.

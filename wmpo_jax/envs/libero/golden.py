@@ -9,6 +9,11 @@ nothing is usually one of: darker colors or other contacts of a newer MuJoCo, a 
 turned, other files of the benchmark, the gripper's sign.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import argparse
 import dataclasses
 import json
@@ -220,11 +225,13 @@ def _farthest(here: dict[str, Any], there: dict[str, Any]) -> float:
     return 1e3 * max(float(np.linalg.norm(np.subtract(a[:3], b[:3]))) for a, b in places)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
+    """Prints the table; returns the exit status: 0 equal, 1 not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suites", nargs="*", default=list(HORIZONS), choices=list(HORIZONS))
     parser.add_argument("--workers", type=int, default=1)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
+    interrupts.raise_from_now_on()
     protocol = make_protocol(flags.suites[0] if flags.suites else "libero_spatial")
     wanted = [row for row in load()["episodes"] if row["suite"] in flags.suites]
     print(
@@ -238,9 +245,11 @@ def main() -> None:
             played.append((here, there))
         _refuse(protocol, played)
     except UserError as error:
-        sys.exit(f"wmpo_jax: {error}")
+        print(f"wmpo_jax: {error}", file=sys.stderr)
+        return 1
     print("LIBERO does here what it does under upstream's versions")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main))

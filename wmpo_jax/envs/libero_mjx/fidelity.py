@@ -37,6 +37,7 @@ class Fidelity:
       hand_mm, thing_mm: median error of hand and moved thing after `TIMES` and at the end,
         millimeters; thing_p90_mm: the 90th percentile of the thing's.
       invalid: episodes in which MJX broke down.
+      mujoco: the version of MuJoCo that LIBERO in C had.
     """
 
     task: int
@@ -48,6 +49,7 @@ class Fidelity:
     thing_mm: tuple[float, ...]
     thing_p90_mm: tuple[float, ...]
     invalid: int
+    mujoco: str = ""
 
     @property
     def supported(self) -> bool:

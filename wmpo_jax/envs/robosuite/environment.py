@@ -7,6 +7,11 @@ main process, needs a newer one. The environment is `.venv-libero` beside the pa
 WMPO_LIBERO_ENV names.
 """
 
+from wmpo_jax.runtime import interrupts
+
+if __name__ == "__main__":  # before anything heavy is imported
+    interrupts.exit_at_once()
+
 import os
 import subprocess
 import sys
@@ -125,8 +130,12 @@ def variables(renderer: str = "egl") -> dict[str, str]:
     )
 
 
-def main() -> None:
-    """Makes the environment, or brings it to the lock's versions."""
+def main(argv: Sequence[str]) -> int:
+    """Makes the environment, or brings it to the lock's versions; returns the exit status."""
+    if argv:
+        print(__doc__, file=sys.stderr)
+        return 2
+    interrupts.raise_from_now_on()
     place = folder()
     try:
         if not (place / "bin" / "python").exists():
@@ -134,9 +143,14 @@ def main() -> None:
         pip = [str(place / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--no-deps", "--requirement", str(LOCK)], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"wmpo_jax: {place} could not be made ({error}); run it again once that is cured.")
+        print(
+            f"wmpo_jax: {place} could not be made ({error}); run it again once that is cured.",
+            file=sys.stderr,
+        )
+        return 1
     print(f"wmpo_jax: LIBERO and robosuite are in {place}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main))

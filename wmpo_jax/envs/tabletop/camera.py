@@ -39,6 +39,15 @@ class Geom:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """Where a camera is: see the attributes of `Camera`."""
+
+    position: np.ndarray
+    rotation_33: np.ndarray
+    fovy: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Camera:
     """A camera fixed in the world. Build it with `Camera.from_model`.
 
@@ -84,16 +93,29 @@ class Camera:
         """
         camera_id = _camera_id(model, name)
         data = _home(model)
-        rotation_33 = data.cam_xmat[camera_id].reshape(3, 3).copy()
+        view = View(
+            data.cam_xpos[camera_id].copy(),
+            data.cam_xmat[camera_id].reshape(3, 3).copy(),
+            float(model.cam_fovy[camera_id]),
+        )
+        return cls.from_view(model, view, height, width, supersample)
+
+    @classmethod
+    def from_view(
+        cls, model: mujoco.MjModel, view: "View", height: int, width: int, supersample: int = 1
+    ) -> "Camera":
+        """As `from_model`, from a place that is no camera of the model."""
+        data = _home(model)
+        rotation_33 = view.rotation_33
         lights, ambient_C = read_lights(model, data, -rotation_33[:, 2])
         glow_M = np.append(model.mat_emission, 0.0)  # material -1 is the last: no glow
         return cls(
             height=height,
             width=width,
             supersample=supersample,
-            position=data.cam_xpos[camera_id].copy(),
+            position=view.position,
             rotation_33=rotation_33,
-            fovy=float(model.cam_fovy[camera_id]),
+            fovy=view.fovy,
             near=float(model.vis.map.znear * model.stat.extent),
             far=float(model.vis.map.zfar * model.stat.extent),
             geoms=_visible_geoms(model),

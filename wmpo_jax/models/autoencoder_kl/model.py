@@ -67,6 +67,11 @@ class AutoencoderKLConfig:
         return cls((128, 256, 512, 512), 2, 4, 32, 0.13025, dtype=dtype)
 
     @classmethod
+    def small(cls) -> "AutoencoderKLConfig":
+        """`sdxl` with a quarter of its channels, for measurements."""
+        return cls((32, 64, 128, 128), 2, 4, 32, 0.13025)
+
+    @classmethod
     def tiny(cls) -> "AutoencoderKLConfig":
         """32x32 pixels -> 8x8x4 latents; made for a CPU, see the README for timings."""
         return cls((32, 32), 1, 4, 8, 1.0, mid_attention=False, patch_size=2)

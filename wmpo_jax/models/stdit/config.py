@@ -82,6 +82,13 @@ class STDiTConfig:
         )
 
     @classmethod
+    def small(cls) -> "STDiTConfig":
+        """26 M parameters for 16x16x4 latents; between `tiny` and `mid`, for measurements."""
+        return dataclasses.replace(
+            cls.xl_2(), hidden=384, depth=6, heads=6, dtype=jnp.float32, scan_layers=False
+        )
+
+    @classmethod
     def xl_2(cls) -> "STDiTConfig":
         """STDiT3-XL/2 as WMPO released it: 0.91 B used parameters, 12 frames of 32x32x4 latents."""
         return cls(

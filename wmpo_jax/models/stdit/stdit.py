@@ -128,7 +128,11 @@ class STDiT(nnx.Module):
         height_px: int,
         width_px: int,
     ) -> jax.Array:
-        """The chunk frames of the full forward under the history mask, at a lower price."""
+        """The chunk frames of the full forward under the history mask, at a lower price.
+
+        Args:
+          timestep_B: of each sample, or of length 1 for all of them.
+        """
         t_B1D = self.embed_timestep(timestep_B)[:, None]
         actions_BKD = self.action_embedder(actions_BKA)
         x_BKSD = self.embed_latents(noisy_BKHWC, height_px, width_px)

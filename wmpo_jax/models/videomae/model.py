@@ -89,6 +89,13 @@ class VideoMAEConfig:
         )
 
     @classmethod
+    def small(cls) -> "VideoMAEConfig":
+        """11 M parameters at 128 x 128 pixels; between `tiny` and `base`, for measurements."""
+        return dataclasses.replace(
+            cls.base(), image_size=128, hidden_size=384, num_layers=6, num_heads=6, mlp_size=1536
+        )
+
+    @classmethod
     def tiny(
         cls, num_frames: int = 4, image_size: int = 32, num_labels: int = 2
     ) -> "VideoMAEConfig":

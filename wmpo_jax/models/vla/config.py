@@ -134,6 +134,23 @@ class VLAConfig:
         )
 
     @classmethod
+    def small(cls, dtype: Any = jnp.float32) -> "VLAConfig":
+        """OpenVLA-OFT's shape at 40 M parameters and 112 x 112 pixels, for measurements."""
+        tower = ViTConfig(
+            image_size=112, patch=14, width=384, depth=7, heads=6, mlp_width=1536, dtype=dtype
+        )
+        llama = LlamaConfig(
+            vocab_size=32_064, width=384, depth=6, heads=6, mlp_width=1024, dtype=dtype
+        )
+        return replace(
+            cls.openvla_7b(dtype),
+            dino=replace(tower, class_token=True, registers=4, layer_scale=True),
+            siglip=tower,
+            llama=llama,
+            projector_width=3072,
+        )
+
+    @classmethod
     def openvla_7b(cls, dtype: Any = jnp.bfloat16) -> "VLAConfig":
         """OpenVLA-OFT with discrete parallel decoding, as WMPO uses it."""
         return cls(

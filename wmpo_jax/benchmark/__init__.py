@@ -1,0 +1,1 @@
+"""How fast this machine runs the programs of the stages, and how fast PyTorch runs the same."""

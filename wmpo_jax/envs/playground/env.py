@@ -1,0 +1,168 @@
+"""An environment of MuJoCo Playground behind `envs.protocol.Environment`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wmpo_jax.envs import quiet  # noqa: F401  # MJX prints when it is first imported
+from wmpo_jax.envs.playground.camera import SceneCamera
+from wmpo_jax.envs.playground.rules import REWARD, rule_for
+from wmpo_jax.envs.protocol import EnvState
+from wmpo_jax.envs.tabletop.batching import in_safe_batches, safe_batch
+from wmpo_jax.runtime.errors import UserError
+from wmpo_jax.runtime.extras import require
+
+PREFIX = "playground/"
+CANDIDATES, AHEAD = 16, 5  # of the planner: actions that it tries, and steps that each is held
+PLAY_SEGMENT = 5  # steps between two actions that random play moves between
+
+
+class PlaygroundEnv:
+    """One of Playground's environments, simulated by MJX in JAX on every device.
+
+    Actions are Playground's own, [-1, 1]. The demonstrator is a planner: of random actions it
+    takes the one after which Playground's reward is highest. `bias` means nothing to it.
+
+    Args:
+      name: `playground/PandaPickCube`.
+      options: config.playground, see `rules.Rule`.
+
+    Raises:
+      UserError: Playground is not installed or has no such environment, it cannot be simulated by
+        MJX in JAX, or it is not declared when it is solved.
+    """
+
+    def __init__(self, name: str, image_size: int, options: Mapping[str, Any]) -> None:
+        environment = name.removeprefix(PREFIX)
+        self.name, self.image_size = name, image_size
+        self._env = _load(environment)
+        self._rule = rule = rule_for(environment, options)
+        self.instructions = (rule.instruction,)
+        self.action_dim, self.chunk = self._env.action_size, rule.chunk
+        wanted = rule.horizon or int(self._env._config.get("episode_length", 1000))
+        self.horizon = wanted // rule.chunk * rule.chunk
+        if not self.horizon:
+            raise UserError(
+                f"playground.horizon = {wanted} is less than a chunk of {rule.chunk} actions: "
+                "raise it."
+            )
+        self._camera = SceneCamera(self._env.mj_model, rule.camera, image_size)
+        self._template = jax.eval_shape(self._stepped, _key(0), jnp.zeros(self.action_dim))
+        known = [REWARD, *self._template.metrics]
+        if rule.metric not in known:
+            raise UserError(
+                f"{name} has no metric {rule.metric!r}: set playground.metric to one of "
+                f"{', '.join(known)}."
+            )
+        # MJX on a CPU is wrong in batches of some sizes; see `batching`.
+        self._advance = in_safe_batches(self._step_env, safe_batch(self._env.mjx_model.nv))
+
+    def reset(self, seed: jax.Array) -> EnvState:
+        with jax.numpy_rank_promotion("allow"):  # Playground's own code needs it
+            physics = self._shaped(self._env.reset(_key(seed)))
+        no = jnp.zeros((), bool)
+        return EnvState(
+            physics=physics,
+            instruction_id=jnp.zeros((), jnp.int32),
+            success=no,
+            invalid=no,
+            step=jnp.zeros((), jnp.int32),
+            memory=no,  # whether Playground has ended the episode
+        )
+
+    def step(self, state: EnvState, action_A: jax.Array) -> EnvState:
+        physics = self._advance(state.physics, jnp.clip(action_A, -1.0, 1.0))
+        data = physics.data
+        finite = jnp.isfinite(data.qpos).all() & jnp.isfinite(data.qvel).all()
+        invalid = state.invalid | (~finite & ~state.memory)
+        moves = finite & ~state.memory & ~state.invalid
+        physics = jax.tree.map(lambda new, old: jnp.where(moves, new, old), physics, state.physics)
+        solved = moves & (self._measure(physics) >= self._rule.at_least)
+        return state.replace(
+            physics=physics,
+            success=state.success | solved,
+            invalid=invalid,
+            step=state.step + 1,
+            memory=state.memory | (moves & (physics.done > 0)),
+        )
+
+    def render(self, state: EnvState) -> jax.Array:
+        from mujoco import mjx
+
+        with jax.numpy_rank_promotion("allow"):
+            # mjx.step leaves the poses of the geoms one substep behind qpos; reset leaves none.
+            data = mjx.kinematics(self._env.mjx_model, state.physics.data)
+        return self._camera.render(data.geom_xpos, data.geom_xmat)
+
+    def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
+        del bias  # see the class
+        draw = jax.random.fold_in(key, state.step)
+        tried_SA = jax.random.uniform(draw, (CANDIDATES, self.action_dim), minval=-1.0)
+        tried_SA = tried_SA.at[0].set(0.0)
+
+        def outcome(action_A: jax.Array) -> jax.Array:
+            def ahead(physics: Any, _: None) -> tuple[Any, jax.Array]:
+                physics = self._advance(physics, action_A)
+                return physics, physics.reward
+
+            return jax.lax.scan(ahead, state.physics, None, length=AHEAD)[1].sum()
+
+        found_S = jnp.nan_to_num(jax.vmap(outcome)(tried_SA), nan=-jnp.inf)
+        return tried_SA[jnp.argmax(found_S)]
+
+    def play(self, state: EnvState, episode_key: jax.Array) -> jax.Array:
+        segment, phase = state.step // PLAY_SEGMENT, state.step % PLAY_SEGMENT
+        before, after = (
+            jax.random.uniform(
+                jax.random.fold_in(episode_key, segment + n), (self.action_dim,), minval=-1.0
+            )
+            for n in (0, 1)
+        )
+        return before + (after - before) * (phase / PLAY_SEGMENT)
+
+    def _measure(self, physics: Any) -> jax.Array:
+        metric = self._rule.metric
+        return physics.reward if metric == REWARD else physics.metrics[metric]
+
+    def _step_env(self, physics: Any, action_A: jax.Array) -> Any:
+        # Playground's steps write into the dicts of the state that they are given.
+        copied = jax.tree.map(lambda leaf: leaf, physics)
+        with jax.numpy_rank_promotion("allow"):
+            return self._shaped(self._env.step(copied, action_A))
+
+    def _stepped(self, key: jax.Array, action_A: jax.Array) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return self._env.step(self._env.reset(key), action_A)
+
+    def _shaped(self, physics: Any) -> Any:
+        """Leaves of the types that a step gives: a reset may have Python's numbers."""
+        return jax.tree.map(
+            lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), physics, self._template
+        )
+
+
+def _key(seed: Any) -> jax.Array:
+    """A key of the kind that Playground splits and keeps in its states."""
+    return jax.random.PRNGKey(seed)
+
+
+def _load(environment: str) -> Any:
+    """Playground's environment, for MJX in JAX."""
+    playground = require("mujoco_playground", "playground", "MuJoCo Playground")
+    registry = playground.registry
+    if environment not in registry.ALL_ENVS:
+        raise UserError(
+            f"MuJoCo Playground has no environment {environment[:60]!r}: choose from "
+            f"{', '.join(registry.ALL_ENVS)}."
+        )
+    overrides = {"impl": "jax"} if "impl" in registry.get_default_config(environment) else None
+    try:
+        return registry.load(environment, config_overrides=overrides)
+    except (OSError, ValueError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"playground/{environment} cannot be loaded ({reason}): Playground clones its robots "
+            "from GitHub on first use, which takes git and a network."
+        ) from error
