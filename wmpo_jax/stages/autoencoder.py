@@ -65,9 +65,8 @@ def run(context: RunContext) -> dict[str, Any]:
     model = agents.autoencoder(context.config, scale, state.params)
     reconstruction = _reconstruction_psnr(model, held)
     for name, values in frames.items():
-        if name == "play" and networks.latents_are_pixels(context.config):
-            continue  # the world model encodes them itself, at no cost
-        write_latents(context, model, name, values)
+        if name != "play" or not networks.latents_are_pixels(context.config):
+            write_latents(context, model, name, values)  # else the world model encodes them itself
     return {"step": int(state.step), "scaling_factor": scale, "psnr": reconstruction}
 
 

@@ -33,7 +33,7 @@ def run(context: RunContext) -> dict[str, Any]:
         graphdef, _ = abstract(context.mesh, build)
         params = context.in_round(context.round - 1).trained.world_model_params()
         steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.align_steps)
-        config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0)
+        config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0, forcing_from=0)
         name = context.named("rollouts")
         frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
         write_latents(context, context.trained.autoencoder(), name, frames)
@@ -55,20 +55,20 @@ def _training_data(
 ) -> world_model.Corpus | Stream:
     """Latents and normalized actions of this run's own episodes; from disk, windows of frames.
 
-    Where latents are pixels the frames themselves are kept, which take a quarter of the memory.
     Those take the place of demonstrations and play, and come with the frozen autoencoder that
-    encodes them; rollouts come from memory.
+    encodes them; rollouts come from memory. Where latents are pixels the frames themselves are
+    kept, which take a quarter of the memory, and the step encodes them.
     """
-    parts: dict[str, list[dict[str, np.ndarray]]] = {}
     pixels = networks.latents_are_pixels(context.config)
+    parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for name, stage in recorded(context).items():
         episodes = context.episodes(name, stage)
+        part = {"actions_ETA": normalized_actions(episodes, context.statistics)}
         if pixels:
-            videos = {"frames_ETHWC": episodes["frames_BTHWC"]}
+            part["frames_ETHWC"] = episodes["frames_BTHWC"]
         else:
             latents = load_arrays(context.workdir.data(name) / "latents.npz", "autoencoder")
-            videos = {"latents_ETHWC": latents["latents_BThwc"]}
-        part = {**videos, "actions_ETA": normalized_actions(episodes, context.statistics)}
+            part["latents_ETHWC"] = latents["latents_BThwc"]
         source = "rollouts" if name.startswith("rollouts") else name  # of all rounds
         parts.setdefault(source, []).append(part)
     corpus: world_model.Corpus = {
