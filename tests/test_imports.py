@@ -15,7 +15,6 @@ LAYERS = [
     {"training", "conversion", "report"},
     {"assembly"},
     {"planning", "drive", "serving", "envs.imagined"},
-    {"benchmark"},
     {"stages"},
     {"main", "plan", "convert", "play", "serve", "benchmark"},
 ]
