@@ -209,12 +209,14 @@ def start(workdir: Path, stages: str, *flags: str, limit: int | None = None) -> 
     return process
 
 
-def finish(process: subprocess.Popen, seconds: float = 600) -> tuple[int, str]:
-    """(exit status, stderr)."""
+def finish(process: subprocess.Popen, seconds: float = 1800) -> tuple[int, str]:
+    """(exit status, stderr); one that has not ended after so many seconds is killed."""
     try:
         errors = process.communicate(timeout=seconds)[1]
-    finally:
+    except subprocess.TimeoutExpired:
         process.kill()
+        errors = process.communicate()[1]
+        errors += f"\nwmpo_jax: no end within {seconds:.0f} s"
     return process.returncode, errors
 
 
