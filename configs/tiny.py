@@ -158,17 +158,18 @@ def get_config(variant: str = "") -> ConfigDict:
             "weight_decay": 0.0,
             "require_mixed": True,  # False: go on where no group can teach anything
             # Imagine all actions again with other noise, and let episodes whose two outcomes differ
-            # teach nothing: the world model does not know them. Twice the sampling; not measured yet.
+            # teach nothing: the world model does not know them. Twice the sampling; not measured.
             "imagine_twice": False,
             # Of groups that begin at a frame along a real rollout instead of a first frame: more
-            # practice of what comes late in an episode. Not measured yet.
+            # practice of what comes late in an episode. Not measured.
             "keyframe_share": 0.0,
             "checkpoint_every": 2,
         }
     )
     # Real success of the policy during RL: starts of its own, for the alarm and the choice of the
-    # result alone (docs/algorithm.md). 0 episodes of budget: no checks.
-    config.monitor = ConfigDict({"every": 4, "episodes": 256, "budget": 100_000})
+    # result alone (docs/algorithm.md). `budget` is the most real episodes in all; 0: no checks,
+    # -1: as many as it takes where MJX simulates, none elsewhere.
+    config.monitor = ConfigDict({"every": 4, "episodes": 256, "budget": -1})
     # Further rounds: `starts` x collect.group_size rollouts of the improved policy each, then
     # alignment and RL again. P = 128 in three rounds: collect.starts=8, lifelong.starts=(4, 4).
     config.lifelong = ConfigDict({"starts": (), "align_steps": 300, "reward_steps": 200})

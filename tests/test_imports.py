@@ -15,6 +15,7 @@ LAYERS = [
     {"training", "conversion", "report"},
     {"assembly"},
     {"planning", "drive", "serving", "envs.imagined"},
+    {"benchmark"},
     {"stages"},
     {"main", "plan", "convert", "play", "serve", "benchmark"},
 ]

@@ -34,7 +34,8 @@ ELSEWHERE = {
     "-m wmpo_jax.report.compare": "tests/report/test_compare.py",
     "-m wmpo_jax.runtime.selfcheck": "tests/runtime/test_selfcheck.py",
     "examples/real_robot.py": "tests/examples/test_real_robot.py",
-    "benchmarks/throughput.py": "not here: a measurement that takes a quiet machine",
+    "-m wmpo_jax.benchmark": "tests/benchmark/test_command.py",
+    "bash benchmarks/gpu.sh": "not here: takes a GPU, or half an hour of a CPU",
     "-m wmpo_jax.envs.libero.golden": "tests/envs/libero/test_golden.py",
     "benchmarks/libero_pool.py": "not here: a measurement that takes a quiet machine",
     "benchmarks/data_windows.py": "not here: a measurement of half a minute",
@@ -82,7 +83,7 @@ def test_config_flags_and_stages_of_a_run_exist(command):
     load_config(spec, overrides)
     stages = flags.get("--stages", "demos").split(",")
     assert set(stages) <= STAGES.keys()
-    assert {k for k in flags if "config." not in k} <= {"--workdir", "--stages"}
+    assert {k for k in flags if "config." not in k} <= {"--workdir", "--stages", "--base"}
 
 
 def test_every_link_between_pages_leads_somewhere():

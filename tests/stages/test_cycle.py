@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -35,6 +36,7 @@ def without(workdir: Path, stage: str, folder: Path) -> Path:
     copy = shutil.copytree(workdir, folder / "run")
     (copy / "stages" / f"{stage}.json").unlink()
     shutil.rmtree(copy / "checkpoints" / stage)
+    shutil.rmtree(copy / "data" / stage, ignore_errors=True)
     return copy
 
 
@@ -135,6 +137,11 @@ def test_killed_run_ends_bitwise_as_an_uninterrupted_one(smoke_run, tmp_path, st
     assert expected.keys() == found.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    if stage == "improve":
+        checks, again = (
+            load_arrays(run / "data/improve/checks.npz", stage) for run in (smoke_run, workdir)
+        )
+        jax.tree.map(np.testing.assert_array_equal, checks, again)
 
 
 def test_other_settings_on_top_of_a_finished_run(smoke_run, tmp_path):

@@ -50,10 +50,10 @@ def test_no_alarm(pairs) -> None:
 def test_noise_of_equal_policies_is_no_alarm_in_nineteen_runs_of_twenty() -> None:
     random, alarms = np.random.default_rng(1), 0
     for _ in range(200):
-        drawn = [
-            Check(place, random.random(N) < 0.5, *[random.random(N) < 0.5] * 2, 26.0)
-            for place in range(PLANNED)
-        ]
+        drawn = []
+        for place in range(PLANNED):
+            real_B, imagined_B = random.random((2, N)) < 0.5
+            drawn.append(Check(place, real_B, imagined_B, imagined_B, 26.0))
         alarms += any(alarm(drawn[: count + 1], PLANNED) for count in range(PLANNED))
     assert alarms <= 20
 

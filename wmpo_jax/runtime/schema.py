@@ -311,7 +311,8 @@ class Improve(Section):
 class Monitor(Section):
     every: Interval  # iterations of GRPO
     episodes: Starts  # real ones, of each check
-    budget: Annotated[int, Field(ge=0, le=1_000_000_000)]  # real episodes in all; 0: no checks
+    # Real episodes in all; 0: no checks, -1: as many as it takes in MJX, none elsewhere.
+    budget: Annotated[int, Field(ge=-1, le=1_000_000_000)]
 
     def checks(self, iterations: int) -> int:
         """How many, those of the first and of the last policy included."""
@@ -463,7 +464,7 @@ class Config(Section):
                 f"improve.iterations x attempts x groups in {rounds} rounds asks for more than the "
                 f"{MOST_STARTS} initial states of a run: lower one of them"
             )
-        if self.monitor and self.monitor.budget:
+        if self.monitor and self.monitor.budget > 0:
             checks = rounds * self.monitor.checks(self.improve.iterations)
             if checks * self.monitor.episodes > self.monitor.budget:
                 raise ValueError(

@@ -37,14 +37,21 @@ class Compared(NamedTuple):
 class Comparison:
     """Plays any number of policies, all from the same starts and with the same random numbers."""
 
-    def __init__(self, context: RunContext, role: str, episodes: int) -> None:
-        """`role` owns the starts (`assembly.seeds`) and names the user of randomness."""
+    def __init__(
+        self, context: RunContext, role: str, episodes: int, parts: ImaginedParts | None = None
+    ) -> None:
+        """Reads the models that have been trained.
+
+        Args:
+          role: owns the starts (`assembly.seeds`) and names the user of randomness.
+          parts: the models, where they are on the devices already.
+        """
         self.seeds = context.starts(role, 0, episodes)
         trained, chunks = context.trained, context.real.num_chunks
         temperature = context.config.policy.temperature
         self._keys = jax.random.split(context.key(role), -(-episodes // BATCH))
         self._play = context.player()
-        self._parts = replicate(context.mesh, trained.imagined_parts())
+        self._parts = parts or replicate(context.mesh, trained.imagined_parts())
 
         def imagine(
             params: Any, parts: ImaginedParts, real: Trajectory, key: jax.Array, free_key: jax.Array

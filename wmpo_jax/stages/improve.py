@@ -38,7 +38,7 @@ def run(context: RunContext) -> dict[str, Any]:
     min_step, chunks = context.config.reward.min_step, context.real.num_chunks
     twice = context.config.improve.get("imagine_twice", False)
     imagine = imagined_sampler(context.mesh, trained.policy, config, min_step, chunks, twice)
-    monitor = RealMonitor(context, config.iterations) if monitored(context.config) else None
+    monitor = RealMonitor(context, config.iterations, parts) if monitored(context) else None
     state, params = grpo.optimize(
         context.loop_files("improve"),
         context.mesh,
@@ -79,7 +79,7 @@ def _unimproved(context: RunContext, reason: str) -> dict[str, Any]:
     folder, step = context.trained.first_policy()
     say(reason)
     return {
-        "step": step,
+        "step": 0,
         "iterations": 0,
         "imagined_episodes": 0,
         "policy": [folder, step],

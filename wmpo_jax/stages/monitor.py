@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from wmpo_jax.agents.policy import trained_of
 from wmpo_jax.assembly.seeds import span
+from wmpo_jax.assembly.trained import ImaginedParts
+from wmpo_jax.envs.protocol import HostEnvironment
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_arrays, save_arrays
 from wmpo_jax.runtime.progress import say
@@ -18,9 +19,10 @@ from wmpo_jax.training import trust
 BEST = "improve_best"
 
 
-def monitored(config: ConfigDict) -> bool:
-    """Whether real episodes may be spent on checks."""
-    return "monitor" in config and config.monitor.budget > 0
+def monitored(context: RunContext) -> bool:
+    """Whether real episodes may be spent on checks: as declared, or as MJX makes them cheap."""
+    budget = context.config.monitor.budget if "monitor" in context.config else 0
+    return budget > 0 or (budget == -1 and not isinstance(context.env, HostEnvironment))
 
 
 class RealMonitor:
@@ -31,11 +33,11 @@ class RealMonitor:
     last checkpoint, and finds the same.
     """
 
-    def __init__(self, context: RunContext, iterations: int) -> None:
+    def __init__(self, context: RunContext, iterations: int, parts: ImaginedParts) -> None:
         section = context.config.monitor
         self._context, self._last, self._every = context, iterations, section.every
         self._planned = len({*range(0, iterations + 1, section.every), iterations})
-        self._comparison = Comparison(context, "monitor", section.episodes)
+        self._comparison = Comparison(context, "monitor", section.episodes, parts)
         self._file = context.workdir.data(context.named("improve")) / "checks.npz"
         self._known: list[trust.Check] | None = None
 
