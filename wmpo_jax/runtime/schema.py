@@ -62,13 +62,13 @@ Horizon = Annotated[int, Field(ge=0, le=100_000)]  # actions; 0: the benchmark's
 Optimizer = Literal["adamw", "muon"]
 PATH = "names a file or folder that exists, or is empty"
 Place = Annotated[str, PATH]
-# Lists too, which is how a tuple comes back from config.json.
+LISTS = pydantic.Strict(False)  # too, which is how a tuple comes back from config.json
 Tasks = Annotated[
     tuple[Annotated[int, Field(ge=0, le=89)], ...],
-    pydantic.Strict(False),
+    LISTS,
     AfterValidator(_distinct),
 ]
-Attempt = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], Rate], pydantic.Strict(False)]
+Attempt = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], Rate], LISTS]
 
 
 class Section(pydantic.BaseModel):
@@ -320,7 +320,7 @@ class Monitor(Section):
 
 
 class Lifelong(Section):
-    starts: Annotated[tuple[Starts, ...], pydantic.Strict(False), Field(max_length=MOST_ROUNDS - 1)]
+    starts: Annotated[tuple[Starts, ...], LISTS, Field(max_length=MOST_ROUNDS - 1)]
     align_steps: Steps
     reward_steps: Steps
 
@@ -332,15 +332,15 @@ class Oracle(Section):
 
 
 class GrpoOnRollouts(Section):
-    settings: Annotated[tuple[Attempt, ...], pydantic.Strict(False), Field(min_length=1)]
+    settings: Annotated[tuple[Attempt, ...], LISTS, Field(min_length=1)]
 
 
 class FilteredBc(Section):
-    settings: Annotated[tuple[Attempt, ...], pydantic.Strict(False), Field(min_length=1)]
+    settings: Annotated[tuple[Attempt, ...], LISTS, Field(min_length=1)]
 
 
 class Dpo(Section):
-    settings: Annotated[tuple[Attempt, ...], pydantic.Strict(False), Field(min_length=1)]
+    settings: Annotated[tuple[Attempt, ...], LISTS, Field(min_length=1)]
     beta: Annotated[Number, Field(gt=0, le=100)]
     minibatch: Batch  # pairs
 
