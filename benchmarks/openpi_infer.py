@@ -19,7 +19,7 @@ import numpy as np
 
 def main(address: str, port: str, clients: str) -> None:
     """Until stdin ends."""
-    from openpi_client import websocket_client_policy
+    from openpi_client import websocket_client_policy  # pyright: ignore[reportMissingImports]
 
     policies = [
         websocket_client_policy.WebsocketClientPolicy(address, int(port))

@@ -1,8 +1,9 @@
 """A run's policy in its environment twice: in one program, and served to openpi's own client.
 
-    python -m benchmarks.served_policy --workdir=runs/tiny --python=.venv-openpi/bin/python
+    python -m benchmarks.served_policy --workdir=runs/tiny --python=PYTHON
 
-Same held-out starts, greedy. Prints both rates, the paired difference and how far actions differ.
+PYTHON is of an environment with openpi-client, which `python -m tests.serving.openpi` makes. Same
+held-out starts, greedy. Prints both rates, the paired difference and how far actions differ.
 """
 
 import argparse

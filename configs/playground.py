@@ -1,6 +1,6 @@
-"""Environments of MuJoCo Playground with the small networks of configs/tiny.py (docs/playground.md).
+"""Environments of MuJoCo Playground, with the networks of configs/tiny.py (docs/playground.md).
 
-    python -m wmpo_jax.main --config=configs/playground.py:smoke --config.task=playground/ReacherEasy
+    python -m wmpo_jax.main --config=configs/playground.py:smoke --config.task=playground/BallInCup
     python -m wmpo_jax.main --config=configs/playground.py --config.task=playground/PandaPickCube
 
 Needs `pip install 'wmpo_jax[playground]'`. `:smoke` runs every stage for a few steps. Without a

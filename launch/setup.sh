@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with locked packages: what a run needs, or with the argument `tests` all that the tests
-# need, torch, LIBERO and the system's OpenGL libraries among it (the tests compare our camera with
-# MuJoCo's own renderer). Any other argument names extras of pyproject.toml: `cuda` or `tpu,data`.
+# need, torch, LIBERO, openpi's client and the system's OpenGL libraries among it (the tests compare
+# our camera with MuJoCo's own renderer). Any other argument names extras of pyproject.toml: `cuda` or `tpu,data`.
 # `libero`, alone or among them, makes .venv-libero, in which LIBERO and robosuite run (2 GB).
 # Safe to run again; needs Python 3.11+.
 set -euo pipefail
@@ -37,6 +37,7 @@ if [ "${1:-}" = tests ]; then
   pip install -r requirements-ci.lock
   pip install --no-deps --editable .
   libero
+  .venv/bin/python -m tests.serving.openpi
 else
   wanted=${extras//,libero,/,} wanted=${wanted%,} wanted=${wanted%,}
   pip install --constraint requirements-ci.lock --editable ".[tensorboard$wanted]"

@@ -15,13 +15,14 @@ LAYERS = [
     {"training", "conversion", "report"},
     {"assembly"},
     {"planning", "drive", "serving", "envs.imagined"},
+    {"benchmark"},
     {"stages"},
-    {"main", "plan", "convert", "play", "serve"},
+    {"main", "plan", "convert", "play", "serve", "benchmark"},
 ]
 LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 # Where each heavy package may be imported.
 HEAVY = {
-    "torch": {"conversion"},
+    "torch": {"conversion", "benchmark.peers"},
     "transformers": {"conversion"},
     "diffusers": {"conversion"},
     "tensorflow": {"data.rlds"},

@@ -12,7 +12,13 @@ from wmpo_jax.runtime import hub
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.paths import resolve
 
-FILES = {"a.txt": b"a" * 5000, "sub/folder/b.txt": b"b", "sub/c[1].txt": b"c"}
+FILES = {
+    "a.txt": b"a" * 5000,
+    "config.json": b"{}",
+    "sub/config.json": b"{}",
+    "sub/folder/b.txt": b"b",
+    "sub/c[1].txt": b"c",
+}
 
 
 @pytest.mark.parametrize(
@@ -46,12 +52,19 @@ def test_only_the_named_folder_is_downloaded_and_once(server):
     server.add("models/me/x", FILES)
     folder = hub.fetched("hf://me/x/sub", "model")
     assert (folder / "folder/b.txt").read_bytes() == b"b"
-    assert not (folder.parent / "a.txt").exists()
+    assert {path.name for path in folder.parent.iterdir()} == {"sub"}
     assert hub.origin(folder) == f"hf://me/x@{stand_in.COMMIT}/sub"
     assert hub.name(folder) == "me/x/sub" and hub.name("/home/x") == hub.origin("/home/x") == ""
     asked = len(server.requests)
     assert hub.fetched("hf://me/x/sub", "model") == folder and len(server.requests) == asked
     assert hub.fetched("hf://me/x/sub/c[1].txt", "model").read_bytes() == b"c"
+
+
+def test_a_file_of_weights_comes_with_what_describes_it(server):
+    server.add("models/me/x", FILES)
+    file = hub.fetched("hf://me/x/a.txt", "model")
+    assert file.read_bytes() == FILES["a.txt"] and (file.parent / "config.json").is_file()
+    assert not (file.parent / "sub/folder").exists()
 
 
 def test_a_revision_stays_what_it_was(server, monkeypatch):

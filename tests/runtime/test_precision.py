@@ -37,6 +37,23 @@ def test_a_product_and_its_gradients(inner, outer, products, bound):
         np.testing.assert_allclose(ours, exact, atol=bound * float(jnp.abs(exact).max()))
 
 
+@pytest.mark.parametrize("inner", [6, 64])
+def test_products_run_beside_any_transposition(inner):
+    """XLA:CPU moves transpositions into products and has no code for some of the results."""
+    x, kernel, weight = _arrays(inner, 24)
+
+    def loss(x_T, table, products):
+        y = precision.linear(x_T.T, table[3:27].T, products).T
+        scores = precision.einsum("nd,kd->nk", y.T, y.T, products) / inner
+        return jnp.vdot(precision.einsum("nk,kd->nd", scores.T, y.T, products), weight[0])
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
+    inputs = x[0].T, jnp.pad(kernel.T, ((3, 5), (0, 0)))  # rows of a table, as the policy's head
+    found, exact = (gradient(*inputs, products) for products in ("bfloat16", "float32"))
+    for ours, theirs in zip(found, exact, strict=True):
+        assert jnp.linalg.norm(ours - theirs) < ROUNDING * jnp.linalg.norm(theirs)
+
+
 def test_bfloat16_products_multiply_rounded_factors_and_sum_in_float32():
     """4096 products of 1 and 1 + 1/256: rounding of factors alone, none of the growing sum."""
     ones, kernel = jnp.ones((1, 4096)), jnp.full((4096, 1), 1 + 1 / 256)

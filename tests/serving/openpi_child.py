@@ -9,7 +9,10 @@ import numpy as np
 
 def main(port: str) -> None:
     """Two observations, a wrong one between them, and a chunk played action by action."""
-    from openpi_client import action_chunk_broker, websocket_client_policy
+    from openpi_client import (  # pyright: ignore[reportMissingImports]
+        action_chunk_broker,
+        websocket_client_policy,
+    )
 
     client: Any = websocket_client_policy.WebsocketClientPolicy("127.0.0.1", int(port))
     metadata = client.get_server_metadata()

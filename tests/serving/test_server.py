@@ -36,6 +36,12 @@ def ask(client: Any, observation: Any) -> Any:
     return answer if isinstance(answer, str) else unpack(answer)
 
 
+def array_with(key: bytes, value: Any) -> bytes:
+    """An observation whose image is a packed array that contradicts itself."""
+    packed = {b"__ndarray__": True, b"data": b"12345678", b"dtype": "<f4", b"shape": [2]}
+    return pack({"observation/image": packed | {key: value}, "prompt": "be gray"})
+
+
 def test_metadata_then_chunks(serving):
     with open_client(serving()) as client:
         metadata = unpack(client.recv())
@@ -67,6 +73,12 @@ def test_the_real_client_is_answered_and_stays_connected_after_a_mistake(serving
         (b"", "not msgpack"),
         (b"\x81\xc4\x0b__ndarray__\xc3", "not msgpack"),
         (7, "a dict with an image and a prompt, not a int"),
+        (pack({}).replace(b"\x80", b"\x81\xa1a" * 400 + b"\x01"), "has no image"),
+        (array_with(b"dtype", "f4,f4"), "an array has the type f4,f4"),
+        (array_with(b"dtype", "|O8"), "an array has the type |O8"),
+        (array_with(b"dtype", ["f4"]), "an array has the type"),
+        (array_with(b"shape", [-1]), "an array has the shape (-1,)"),
+        (array_with(b"shape", [2**40]), "has 8 bytes"),
         ({"prompt": "be gray"}, "has no image: send it as observation/image"),
         ({"observation/image": FRAME}, "has no prompt"),
         (GOOD | {"prompt": " "}, "has no prompt"),

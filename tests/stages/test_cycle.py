@@ -13,9 +13,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.stages.processes import finish, start
+from wmpo_jax.assembly.opened import open_run
 from wmpo_jax.data.dataset import open_dataset
 from wmpo_jax.data.episodes import read_episode
+from wmpo_jax.envs import imagined
 from wmpo_jax.runtime.files import load_arrays
+from wmpo_jax.serving.policies import RunPolicy
 from wmpo_jax.stages.pipeline import CYCLE
 
 
@@ -53,6 +56,16 @@ def test_every_stage_leaves_its_result(smoke_run):
     page = (smoke_run / "report" / "index.html").read_text()
     assert "WMPO" in page
     assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_a_finished_run_is_served_and_is_an_environment(smoke_run):
+    run = open_run(smoke_run)
+    served, envs = RunPolicy(run, "improve", "smoke"), imagined.make(smoke_run, num_envs=2)
+    seen, _ = envs.reset(seed=0)
+    actions_BKA = served(seen["image"], [envs.instructions[0]] * 2)
+    assert actions_BKA.shape == envs.action_space.shape
+    seen, *_ = envs.step(np.asarray(run.statistics.normalize(actions_BKA)))
+    assert envs.observation_space.contains(seen)
 
 
 def test_seeds_in_the_ledger_are_disjoint(smoke_run):

@@ -26,6 +26,7 @@ from wmpo_jax.benchmark.cases import Case
 from wmpo_jax.benchmark.measure import Prepared, random_like
 from wmpo_jax.conversion.kinds import KINDS, compute_in
 from wmpo_jax.conversion.state_dicts import to_state_dict
+from wmpo_jax.models.autoencoder_kl import AutoencoderKLConfig
 from wmpo_jax.models.stdit.weights import ROTARY_NAME, rotary_frequencies
 from wmpo_jax.planning.programs import program
 from wmpo_jax.planning.task import planned_task
@@ -109,9 +110,11 @@ class Pairs:
 
     @cached_property
     def _stdit(self) -> Any:
-        # Of the released form: conditioned on the action alone, so that PyTorch has the module.
+        # Of the released form, which PyTorch has: conditioned on the action alone, a linear head.
         sizes = networks.stdit_config(self._config, self._task)
-        sizes = dataclasses.replace(sizes, action_dim=self._task.action_dim, pred_sigma=True)
+        sizes = dataclasses.replace(
+            sizes, action_dim=self._task.action_dim, pred_sigma=True, fine=0, copies=0
+        )
         params, weights = self._network("world_model", sizes)
         return sizes, params, {**weights, ROTARY_NAME: rotary_frequencies(sizes)}
 
@@ -277,8 +280,11 @@ class Pairs:
         return Pair(f"policy update, {rows} decisions", ours, theirs, compared=False)
 
     def _decode(self) -> Pair:
-        # diffusers' autoencoder has no patches: the tiny one is measured without.
-        sizes = dataclasses.replace(networks.autoencoder_config(self._config, 1.0), patch_size=1)
+        # diffusers' autoencoder has no patches, and pixels as latents are no network.
+        sizes = networks.autoencoder_config(self._config, 1.0)
+        if not sizes.block_out_channels:
+            sizes = AutoencoderKLConfig.tiny()
+        sizes = dataclasses.replace(sizes, patch_size=1)
         params, weights = self._network("autoencoder", sizes)
         side = self._config.image_size // sizes.downsampling
         shape = (self._batch, self._task.chunk, side, side, sizes.latent_channels)

@@ -1,6 +1,6 @@
 """Our programs and PyTorch's run in turns; the rows of the table that compares them."""
 
-import itertools
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +12,8 @@ from wmpo_jax.benchmark.measure import Bench
 from wmpo_jax.benchmark.presets import PRECISIONS
 from wmpo_jax.benchmark.timing import Spread, alternated
 from wmpo_jax.runtime.errors import UserError
+
+OURS = "wmpo_jax"
 
 
 def rows(bench: Bench, compiled: bool) -> Iterator[dict[str, Any]]:
@@ -33,45 +35,54 @@ def rows(bench: Bench, compiled: bool) -> Iterator[dict[str, Any]]:
 
 
 def _compared(pair: pairs.Pair, bench: Bench, compiled: bool) -> Iterator[dict[str, Any]]:
-    makers: dict[str, Callable[[], Callable[[], Any]]] = {
-        f"wmpo_jax, {precision}": lambda precision=precision: pair.ours(precision)
+    """Eager PyTorch first: compiling it may take longer than there is time."""
+    runs: dict[str, Callable[[], Any]] = {}
+    results, first = {}, {}
+    makers = {
+        f"{OURS}, {precision}": functools.partial(pair.ours, precision)
         for precision in bench.precisions
     }
-    for precision, compiling in itertools.product(bench.precisions, (False, True)[: 1 + compiled]):
-        how = peers.How(precision, compiling)
-        makers[how.name] = lambda how=how: pair.theirs(how)
-    runs, first, results = {}, {}, {}
-    for name, make in makers.items():
-        started = time.perf_counter()
-        runs[name] = make()
-        results[name] = jax.block_until_ready(runs[name]())
-        first[name] = time.perf_counter() - started
-    error = _error(pair, results)
-    found = alternated(runs, bench.repeats, bench.clock)
-    best = min(s.median for name, s in found.items() if name.startswith("wmpo_jax"))
-    for name, seconds in found.items():
-        yield {
-            "program": pair.name,
-            "by": name,
-            "seconds": seconds._asdict(),
-            "first_run": first[name],
-            "ratio": _ratio(name, seconds, found),
-            "ratio_to_best": None if name.startswith("wmpo_jax") else seconds.median / best,
-            "error": error,
-        }
+    error = None
+    for compiling in (False, True)[: 1 + compiled]:
+        ours = [name for name in runs if name.startswith(OURS)]
+        hows = [peers.How(precision, compiling) for precision in bench.precisions]
+        makers |= {how.name: functools.partial(pair.theirs, how) for how in hows}
+        for name, make in makers.items():
+            started = time.perf_counter()
+            runs[name] = make()
+            results[name] = jax.block_until_ready(runs[name]())
+            first[name] = time.perf_counter() - started
+        if not compiling:
+            error = _error(pair, results)
+        in_turns = {name: runs[name] for name in (*ours, *makers)}
+        found = alternated(in_turns, bench.repeats, bench.clock)
+        for name in makers:
+            yield _row(pair, name, found, first[name], error)
+        makers = {}
+
+
+def _row(
+    pair: pairs.Pair, name: str, found: dict[str, Spread], first: float, error: float | None
+) -> dict[str, Any]:
+    """Ratios: how often ours runs while theirs runs once; None for ours."""
+    seconds, theirs = found[name], not name.startswith(OURS)
+    precision = next(p for p in PRECISIONS if p in name)
+    best = min(spread.median for by, spread in found.items() if by.startswith(OURS))
+    same = found[f"{OURS}, {precision}"].median
+    return {
+        "program": pair.name,
+        "by": name,
+        "seconds": seconds._asdict(),
+        "first_run": first,
+        "ratio": seconds.median / same if theirs else None,
+        "ratio_to_best": seconds.median / best if theirs else None,
+        "error": error,
+    }
 
 
 def _error(pair: pairs.Pair, results: dict[str, Any]) -> float | None:
     """How far both sides are apart in float32; on a GPU its own runs, without TensorFloat-32."""
-    ours, theirs = "wmpo_jax, float32", peers.How("float32", compiled=False).name
+    ours, theirs = f"{OURS}, float32", peers.How("float32", compiled=False).name
     if pair.compared and jax.devices()[0].platform == "cpu" and {ours, theirs} <= results.keys():
         return pairs.difference(results[ours], results[theirs])
     return pair.error()
-
-
-def _ratio(name: str, seconds: Spread, found: dict[str, Spread]) -> float | None:
-    """How often ours runs, in the same precision, while theirs runs once; None for ours."""
-    if name.startswith("wmpo_jax"):
-        return None
-    precision = next(p for p in PRECISIONS if p in name)
-    return seconds.median / found[f"wmpo_jax, {precision}"].median

@@ -141,13 +141,13 @@ def upload(folder: Path, path: str | Path, message: str) -> str:
 
 def _download(address: Address) -> Path:
     hub = _library()
-    sub = glob.escape(address.sub)
+    wanted = _patterns(address)
     try:
         snapshot = hub.snapshot_download(
             address.repo,
             repo_type=address.kind,
             revision=_revisions.get(address.text, address.revision),
-            allow_patterns=[sub, f"{sub}/*"] if sub else None,
+            allow_patterns=wanted,
         )
     except (OSError, ValueError, hub.errors.HTTPError) as error:
         raise UserError(_reason(address, error, "downloaded")) from error
@@ -158,6 +158,18 @@ def _download(address: Address) -> Path:
             f"{address.sub or 'files'} at revision {Path(snapshot).name[:12]}."
         )
     return local
+
+
+def _patterns(address: Address) -> list[str] | None:
+    """What is downloaded: a folder or a file; of weights with the JSON files that describe them."""
+    if not address.sub:
+        return None
+    sub = glob.escape(address.sub)
+    patterns, path = [sub, f"{sub}/*"], PurePosixPath(address.sub)
+    if address.kind == "model" and path.suffix:
+        folder = "" if path.parent.name == "" else f"{glob.escape(str(path.parent))}/"
+        patterns.append(f"{folder}*.json")
+    return patterns
 
 
 def _library() -> Any:

@@ -48,7 +48,8 @@ def mesh_shape(config: ConfigDict | FrozenConfigDict, devices: int) -> tuple[int
 
 def mesh_of(devices: Sequence[Any], shape: tuple[int, ...]) -> Mesh:
     """A mesh of these devices, neighbors along each axis where the hardware has them."""
-    grid = mesh_utils.create_device_mesh(shape, devices)
+    # Or an axis of 64 does not fit 16 x 16 chips.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

@@ -5,6 +5,7 @@ scalar one with `__npgeneric__`. Nothing that is received is executed: no pickle
 """
 
 import math
+import re
 from typing import Any
 
 import msgpack  # flax brings it
@@ -14,11 +15,12 @@ from wmpo_jax.runtime.errors import UserError
 
 MOST_BYTES = 64 * 2**20  # of one message: several cameras of 1080 rows
 _KINDS = "biufSU"  # of array elements: no objects, no records
+_DTYPE = re.compile(rf"[<>|=]?[{_KINDS}?]\d*")
 
 
 def pack(value: Any) -> bytes:
     """One message of nested dicts, lists, text, numbers and NumPy arrays."""
-    return msgpack.packb(value, default=_packed)
+    return msgpack.Packer(default=_packed).pack(value)
 
 
 def unpack(message: bytes) -> Any:
@@ -66,7 +68,7 @@ def _unpacked(entry: dict[Any, Any]) -> Any:
 
 
 def _dtype(entry: dict[Any, Any]) -> np.dtype:
-    dtype = np.dtype(entry[b"dtype"])
-    if dtype.kind not in _KINDS:
-        raise ValueError(f"an array has the type {dtype}")
-    return dtype
+    text = entry[b"dtype"]
+    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+        raise ValueError(f"an array has the type {str(text)[:40]}")
+    return np.dtype(text)

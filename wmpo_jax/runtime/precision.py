@@ -6,7 +6,8 @@ TPUs do by default. Parameters, norms, softmax and losses stay float32 either wa
 On a CPU, XLA (jaxlib 0.10.2) reaches the units for bfloat16 (AMX, AVX512-BF16) only when the result
 of a bfloat16 product is asked for in float32, and only if the contracted axes are contiguous: the
 gradient of a kernel, which contracts the rows of both factors, needs a factor that is transposed in
-memory. Left to itself XLA widens the operands and multiplies them in float32.
+memory. Left to itself XLA widens the operands and multiplies them in float32; and where it moves a
+neighboring transposition into a product there may be no code for it at all, hence the barriers.
 """
 
 import functools
@@ -68,9 +69,9 @@ def linear(x: jax.Array, kernel_IO: jax.Array, products: Products) -> jax.Array:
 def einsum(spec: str, a: jax.Array, b: jax.Array, products: Products) -> jax.Array:
     """`jnp.einsum` of two factors in the type of the first, for attention and scores."""
     dtype = a.dtype
-    if products == "bfloat16":
-        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32).astype(dtype)
+    if products == "bfloat16" or dtype == jnp.bfloat16:
+        return _wide(spec, _narrow(a), _narrow(b)).astype(dtype)
+    return jnp.einsum(spec, a, b)
 
 
 @jax.custom_vjp
@@ -100,7 +101,16 @@ def _narrow(a: jax.Array) -> jax.Array:
 
 
 def _wide(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+    """The product of bfloat16 factors in float32."""
+
+    def alone(a: jax.Array, b: jax.Array) -> jax.Array:
+        a, b = jax.lax.optimization_barrier((a, b))
+        return jax.lax.optimization_barrier(multiply(a, b))
+
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+
+    return jax.lax.platform_dependent(a, b, cpu=alone, default=multiply)
 
 
 @jax.custom_vjp
@@ -136,7 +146,7 @@ def _kernel_gradient(x_NI: jax.Array, grad_NO: jax.Array) -> jax.Array:
 def _cpu_kernel_gradient(x_NI: jax.Array, grad_NO: jax.Array) -> jax.Array:
     """The same with x transposed in memory first (see the top)."""
     transposed = with_layout_constraint(x_NI.T, Layout(major_to_minor=(0, 1)))
-    return _wide("in,no->io", jax.lax.optimization_barrier(transposed), grad_NO)
+    return _wide("in,no->io", transposed, grad_NO)
 
 
 _narrow_linear.defvjp(_narrow_forward, _narrow_backward)

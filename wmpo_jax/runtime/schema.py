@@ -9,14 +9,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    Strict,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 MOST_STARTS = 1_000_000  # initial states that a role of a run owns (assembly.seeds.BLOCK)
 MOST_ROUNDS = 20  # of the lifelong loop
@@ -71,9 +64,11 @@ PATH = "names a file or folder that exists, or is empty"
 Place = Annotated[str, PATH]
 # Lists too, which is how a tuple comes back from config.json.
 Tasks = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=89)], ...], Strict(False), AfterValidator(_distinct)
+    tuple[Annotated[int, Field(ge=0, le=89)], ...],
+    pydantic.Strict(False),
+    AfterValidator(_distinct),
 ]
-Attempt = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], Rate], Strict(False)]
+Attempt = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], Rate], pydantic.Strict(False)]
 
 
 class Section(pydantic.BaseModel):
@@ -325,7 +320,7 @@ class Monitor(Section):
 
 
 class Lifelong(Section):
-    starts: Annotated[tuple[Starts, ...], Strict(False), Field(max_length=MOST_ROUNDS - 1)]
+    starts: Annotated[tuple[Starts, ...], pydantic.Strict(False), Field(max_length=MOST_ROUNDS - 1)]
     align_steps: Steps
     reward_steps: Steps
 
@@ -337,15 +332,15 @@ class Oracle(Section):
 
 
 class GrpoOnRollouts(Section):
-    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    settings: Annotated[tuple[Attempt, ...], pydantic.Strict(False), Field(min_length=1)]
 
 
 class FilteredBc(Section):
-    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    settings: Annotated[tuple[Attempt, ...], pydantic.Strict(False), Field(min_length=1)]
 
 
 class Dpo(Section):
-    settings: Annotated[tuple[Attempt, ...], Strict(False), Field(min_length=1)]
+    settings: Annotated[tuple[Attempt, ...], pydantic.Strict(False), Field(min_length=1)]
     beta: Annotated[Number, Field(gt=0, le=100)]
     minibatch: Batch  # pairs
 

@@ -57,12 +57,12 @@ def read(observation: Any, default_prompt: str | None) -> Seen:
     return Seen(_frame(key, found[key]), str(prompt))
 
 
-def _flat(entry: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested dicts by their keys joined with slashes."""
+def _flat(entry: Mapping[Any, Any], prefix: str = "", depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dicts by their keys joined with slashes, down to `depth` dicts."""
     for key, value in entry.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}/")
+        name = f"{prefix}{str(key)[:100]}"
+        if isinstance(value, Mapping) and depth > 1:
+            yield from _flat(value, f"{name}/", depth - 1)
         else:
             yield name, value
 

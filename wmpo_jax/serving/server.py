@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import websockets
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
 
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.messages import MOST_BYTES, pack, unpack

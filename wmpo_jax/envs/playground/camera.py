@@ -1,4 +1,4 @@
-"""Playground's scenes for the in-jit camera: meshes as boxes, and a view where there is no camera."""
+"""Playground's scenes for the in-jit camera: boxes for meshes, a view where there is no camera."""
 
 import copy
 
@@ -10,10 +10,14 @@ import numpy as np
 from wmpo_jax.envs.tabletop.camera import Camera, View
 
 _MESH, _BOX = int(mujoco.mjtGeom.mjGEOM_MESH), int(mujoco.mjtGeom.mjGEOM_BOX)
+_VISIBLE, _HIDDEN = 3, 5  # MuJoCo's viewers draw geom groups below 3
 
 
 class SceneCamera:
-    """Draws a model whose geoms may be meshes: each is the box around it, in its own frame.
+    """Draws a model whose geoms may be meshes: those of a body are one box around them all.
+
+    A picture is compiled geom by geom, and a Panda alone has sixty visible meshes. The box has the
+    frame and the color of the body's largest mesh.
 
     Args:
       camera: of the model; "" is MuJoCo's free camera as a viewer begins.
@@ -21,11 +25,17 @@ class SceneCamera:
     """
 
     def __init__(self, model: mujoco.MjModel, camera: str, size: int) -> None:
-        drawn, mesh_G = copy.copy(model), model.geom_type == _MESH
-        # geom_aabb: center and half-sizes of the box around a geom, in the geom's frame.
-        drawn.geom_type[mesh_G] = _BOX
-        drawn.geom_size[mesh_G] = np.maximum(model.geom_aabb[mesh_G, 3:], 1e-4)
-        self._center_G3 = np.where(mesh_G[:, None], model.geom_aabb[:, :3], 0.0).astype(np.float32)
+        drawn = copy.copy(model)
+        self._center_G3 = np.zeros((model.ngeom, 3), np.float32)
+        visible_G = (model.geom_type == _MESH) & (model.geom_group < _VISIBLE)
+        for body in np.unique(model.geom_bodyid[visible_G]):
+            meshes = np.flatnonzero(visible_G & (model.geom_bodyid == body))
+            largest = int(meshes[np.argmax(model.geom_rbound[meshes])])
+            low, high = _around(model, meshes, largest)
+            drawn.geom_group[meshes] = _HIDDEN
+            drawn.geom_group[largest], drawn.geom_type[largest] = 0, _BOX
+            drawn.geom_size[largest] = (high - low) / 2
+            self._center_G3[largest] = (low + high) / 2
         if camera:
             self._camera = Camera.from_model(drawn, camera, size, size)
         else:
@@ -46,3 +56,23 @@ def free_view(model: mujoco.MjModel) -> View:
     rotation_33 = np.stack([right, np.cross(right, forward), -forward], axis=1)
     position = model.stat.center - 1.5 * model.stat.extent * forward
     return View(position, rotation_33, float(model.vis.global_.fovy))
+
+
+def _around(model: mujoco.MjModel, meshes: np.ndarray, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner of a body's meshes, in the frame of the geom `frame`; meters."""
+    to_frame_33 = _rotation(model.geom_quat[frame])
+    points = []
+    for geom in meshes:
+        mesh = model.geom_dataid[geom]
+        first = model.mesh_vertadr[mesh]
+        vertices_V3 = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
+        in_body_V3 = vertices_V3 @ _rotation(model.geom_quat[geom]).T + model.geom_pos[geom]
+        points.append((in_body_V3 - model.geom_pos[frame]) @ to_frame_33)
+    together_V3 = np.concatenate(points)
+    return together_V3.min(axis=0), together_V3.max(axis=0)
+
+
+def _rotation(quat: np.ndarray) -> np.ndarray:
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quat)
+    return matrix.reshape(3, 3)

@@ -1,5 +1,6 @@
 """An environment of MuJoCo Playground behind `envs.protocol.Environment`."""
 
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,11 +159,12 @@ def _load(environment: str) -> Any:
             f"{', '.join(registry.ALL_ENVS)}."
         )
     overrides = {"impl": "jax"} if "impl" in registry.get_default_config(environment) else None
+    causes = OSError, subprocess.SubprocessError, ValueError, NotImplementedError, AttributeError
     try:
         return registry.load(environment, config_overrides=overrides)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except causes as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"playground/{environment} cannot be loaded ({reason}): Playground clones its robots "
-            "from GitHub on first use, which takes git and a network."
+            f"playground/{environment} cannot be loaded ({reason}): it does not fit the installed "
+            "MuJoCo, or its robots are missing, which Playground clones from GitHub on first use."
         ) from error

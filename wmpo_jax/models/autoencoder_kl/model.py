@@ -231,11 +231,11 @@ class AutoencoderKL(nnx.Module):
         self.config = config
         latent, dtype = config.latent_channels, config.dtype
         inputs, logvar = 2 * latent, INITIAL_LOGVAR
-        self.encoder = self.decoder = _unchanged
         if config.block_out_channels:
             self.encoder = Encoder(config, rngs=rngs)
             self.decoder = Decoder(config, rngs=rngs)
         else:
+            self.encoder = self.decoder = _unchanged
             inputs, logvar = latent, LOGVAR_RANGE[0]
         self.quant_conv = layers.conv(inputs, 2 * latent, 1, dtype=dtype, rngs=rngs)
         self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, logvar]), latent))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.attention import attention, capability, fits_cudnn
 from wmpo_jax.models.dense import Dense, xavier, zeros
 from wmpo_jax.models.stdit.config import STDiTConfig
 from wmpo_jax.runtime import precision
@@ -108,6 +109,10 @@ _einsum = partial(precision.einsum, products="float32")
 
 def spatial_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Every patch attends to every patch of its own frame."""
+    if fits_cudnn(q.dtype, q.shape[-1], (), capability()):
+        shape = q.shape
+        q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+        return attention(q, k, v).reshape(shape)
     scores = _einsum("btqhd,btkhd->bthqk", q * q.shape[-1] ** -0.5, k)
     return _einsum("bthqk,btkhd->btqhd", _softmax(scores, v.dtype), v)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from wmpo_jax.models.attention import attention
 from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.videomae.preprocess import preprocess
@@ -120,7 +121,7 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         split = (*x_BSD.shape[:2], self.num_heads, -1)
-        h_BSHD = nnx.dot_product_attention(
+        h_BSHD = attention(
             self.query(x_BSD).reshape(split),
             self.key(x_BSD).reshape(split),
             self.value(x_BSD).reshape(split),

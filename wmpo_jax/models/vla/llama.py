@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.attention import attention
 from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import LlamaConfig
@@ -65,7 +66,7 @@ class LlamaBlock(nnx.Module):
         key = _rotate(self._heads(self.k_proj(normed_BSD)), angles_BSR)
         value = self._heads(self.v_proj(normed_BSD))
         mask = None if key_mask_BS is None else key_mask_BS[:, None, None, :]
-        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        attended = attention(query, key, value, mask)
         x_BQD = read(x_BSD)
         x_BQD = x_BQD + self.o_proj(attended.reshape(x_BQD.shape))
         normed_BQD = self.post_attention_norm(x_BQD)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wmpo_jax.models.attention import attention
 from wmpo_jax.models.dense import Dense
 from wmpo_jax.models.layers import make_layers, run_layers
 from wmpo_jax.models.vla.config import ViTConfig
@@ -76,7 +77,7 @@ class ViTBlock(nnx.Module):
     def _attention(self, x_BPD: jax.Array) -> jax.Array:
         batch, n_tokens, width = x_BPD.shape
         qkv = self.qkv(x_BPD).reshape(batch, n_tokens, 3, self.heads, width // self.heads)
-        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return self.proj(out.reshape(batch, n_tokens, width))
 
 
