@@ -33,10 +33,8 @@ def run(context: RunContext) -> dict[str, Any]:
         graphdef, _ = abstract(context.mesh, build)
         params = context.in_round(context.round - 1).trained.world_model_params()
         steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.align_steps)
-        config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0)
-        name = context.named("rollouts")
-        frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
-        write_latents(context, context.trained.autoencoder(), name, frames)
+        config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0, forcing_from=0)
+        _encode_rollouts(context)
     state = fit(
         context.loop_files("world_model"),
         context.mesh,
@@ -50,14 +48,23 @@ def run(context: RunContext) -> dict[str, Any]:
     return {"step": int(state.step), "parameters": parameters}
 
 
+def _encode_rollouts(context: RunContext) -> None:
+    """Those of a later round, as stage autoencoder has done with the others."""
+    if networks.latents_are_pixels(context.config):
+        return
+    name = context.named("rollouts")
+    frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
+    write_latents(context, context.trained.autoencoder(), name, frames)
+
+
 def _training_data(
     context: RunContext, config: world_model.WorldModelTraining
 ) -> world_model.Corpus | Stream:
     """Latents and normalized actions of this run's own episodes; from disk, windows of frames.
 
     Where latents are pixels the frames themselves are kept, which take a quarter of the memory.
-    Those take the place of demonstrations and play, and come with the frozen autoencoder that
-    encodes them; rollouts come from memory.
+    Windows from disk take the place of demonstrations and play, and come with the frozen
+    autoencoder that encodes them; rollouts come from memory.
     """
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
     pixels = networks.latents_are_pixels(context.config)
