@@ -50,8 +50,6 @@ def run(context: RunContext) -> dict[str, Any]:
 
 def _encode_rollouts(context: RunContext) -> None:
     """Those of a later round, as stage autoencoder has done with the others."""
-    if networks.latents_are_pixels(context.config):
-        return
     name = context.named("rollouts")
     frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
     write_latents(context, context.trained.autoencoder(), name, frames)
