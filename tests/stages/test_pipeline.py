@@ -112,3 +112,15 @@ def test_a_damaged_end_of_a_stage_is_reached_again(
     with pytest.raises(UserError, match=r"sft/20 is damaged .*no intact one before it: delete"):
         pipeline.run_all(config, workdir, mesh, ["improve"])
     assert workdir.done("sft")
+
+
+def test_rounds_of_the_lifelong_loop_come_before_what_shows_the_result() -> None:
+    config = load_config("configs/tiny.py:smoke", ["lifelong.starts=(2, 1)"])
+    names = pipeline.chosen(config, ())
+    place = names.index("improve")
+    assert names[place + 1 : place + 6] == [
+        *("collect_2", "world_model_2", "reward_2", "improve_2"),
+        "collect_3",
+    ]
+    assert names[-3:] == ["gates_after", "evaluate", "report"]
+    assert set(names) <= {*pipeline.STAGES, pipeline.REPORT}

@@ -34,9 +34,7 @@ def run(context: RunContext) -> dict[str, Any]:
         params = context.in_round(context.round - 1).trained.world_model_params()
         steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.align_steps)
         config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0, forcing_from=0)
-        name = context.named("rollouts")
-        frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
-        write_latents(context, context.trained.autoencoder(), name, frames)
+        _encode_rollouts(context)
     state = fit(
         context.loop_files("world_model"),
         context.mesh,
@@ -48,6 +46,13 @@ def run(context: RunContext) -> dict[str, Any]:
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     return {"step": int(state.step), "parameters": parameters}
+
+
+def _encode_rollouts(context: RunContext) -> None:
+    """Those of a later round, as stage autoencoder has done with the others."""
+    name = context.named("rollouts")
+    frames = context.episodes(name, context.named("collect"))["frames_BTHWC"]
+    write_latents(context, context.trained.autoencoder(), name, frames)
 
 
 def _training_data(
