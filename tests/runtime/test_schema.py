@@ -85,6 +85,14 @@ def test_a_field_that_the_table_does_not_have_is_refused():
         validation.check(config.to_dict(), "here")
 
 
+# Fields that other values of these configs need, though the table has a default.
+NEEDED_HERE = {
+    "world_model.weight_decay": "needs world_model.weight_decay",
+    "world_model.fine": "needs world_model.fine",
+    "world_model.train_times": "set world_model.train_times",
+}
+
+
 @pytest.mark.parametrize("field", sorted(holders()))
 def test_a_field_may_be_missing_only_where_the_table_has_a_default(field):
     config = load_config(holders()[field]).to_dict()
@@ -99,8 +107,8 @@ def test_a_field_may_be_missing_only_where_the_table_has_a_default(field):
     if model.model_fields[leaf].is_required():
         with pytest.raises(UserError, match=f"the field {field} is missing"):
             validation.check(config, "here")
-    elif field == "world_model.weight_decay":  # of AdamW, and of this config
-        with pytest.raises(UserError, match=f"needs {field}"):
+    elif field in NEEDED_HERE:
+        with pytest.raises(UserError, match=NEEDED_HERE[field]):
             validation.check(config, "here")
     else:
         validation.check(config, "here")
@@ -242,6 +250,10 @@ MEANINGLESS = [
     ("configs/tiny.py", "world_model.prediction", "eps", "residual or velocity"),
     ("configs/tiny.py", "world_model.heads", "3", "world_model.heads = 3 of an even width"),
     ("configs/tiny.py", "world_model.optimizer", "adamw", "needs world_model.weight_decay"),
+    ("configs/tiny.py", "world_model.fine", "0", "copies = 5 needs world_model.fine"),
+    ("configs/tiny.py", "world_model.train_times", "spread", "start_spread is 0"),
+    ("configs/tiny.py", "world_model.sampling_steps", "3", "start_spread is 0"),
+    ("configs/tiny.py", "autoencoder.steps", "100", "pixels, which need no training"),
     ("configs/tiny.py", "mesh.data", "0", "at least 1, or -1"),
     ("configs/tiny.py", "seed", "200", "below 200"),
     ("configs/tiny.py", "seed", "-1", "at least 0"),
