@@ -230,17 +230,14 @@ class AutoencoderKL(nnx.Module):
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = config
         latent, dtype = config.latent_channels, config.dtype
-        inputs, logvar = 2 * latent, INITIAL_LOGVAR
-        self.encoder = self.decoder = _unchanged
-        if config.block_out_channels:
-            self.encoder = Encoder(config, rngs=rngs)
-            self.decoder = Decoder(config, rngs=rngs)
-        else:
-            inputs, logvar = latent, LOGVAR_RANGE[0]
+        learned = bool(config.block_out_channels)
+        self.encoder = Encoder(config, rngs=rngs) if learned else _unchanged
+        self.decoder = Decoder(config, rngs=rngs) if learned else _unchanged
+        inputs, logvar = (2 * latent, INITIAL_LOGVAR) if learned else (latent, LOGVAR_RANGE[0])
         self.quant_conv = layers.conv(inputs, 2 * latent, 1, dtype=dtype, rngs=rngs)
         self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, logvar]), latent))
         self.post_quant_conv = layers.conv(latent, latent, 1, dtype=dtype, rngs=rngs)
-        if not config.block_out_channels:
+        if not learned:
             self.quant_conv.kernel[...] = jnp.eye(latent, 2 * latent)[None, None]
             self.post_quant_conv.kernel[...] = jnp.eye(latent)[None, None]
 
