@@ -105,8 +105,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "train_times": "sampled",  # trained where it is asked
             "demo_fraction": 0.2,  # of windows in pre-training; the rest is play
             "history": 1,  # latents of past frames (4 in the reference)
-            "pretrain_steps": 2000,  # on demonstrations and play
-            "align_steps": 800,  # on play and the P rollouts of the policy
+            "pretrain_steps": 700,  # on demonstrations and play
+            "align_steps": 300,  # on play and the P rollouts of the policy
             "align_rollout_fraction": 0.15,  # of windows; more overfits 128 rollouts
             "batch_size": 32,
             "optimizer": "muon",
@@ -115,7 +115,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "history_noise": 0.05,  # how far history is moved toward noise in training
             "timestep_shift": 1.0,  # of "spread" times; > 1 trains more near the noisy end
             "self_forcing": 0.4,  # share of windows whose history is the model's own prediction,
-            "forcing_from": 1600,  # from this step on
+            "forcing_from": 700,  # from this step on
             "ema_decay": 0.995,
             "sampling_steps": 1,
             "checkpoint_every": 200,

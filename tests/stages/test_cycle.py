@@ -68,6 +68,20 @@ def test_a_finished_run_is_served_and_is_an_environment(smoke_run):
     assert envs.observation_space.contains(seen)
 
 
+def test_diagnosis_climbs_every_rung_for_both_policies(smoke_run, tmp_path):
+    workdir = shutil.copytree(smoke_run, tmp_path / "run")
+    status, errors = finish(start(f"--workdir={workdir}", "--stages=diagnose,report"))
+    assert status == 0, errors
+    policies = json.loads((workdir / "stages" / "diagnose.json").read_text())["policies"]
+    assert list(policies) == ["base", "improved"]
+    for report in policies.values():
+        assert report["n"] == 32 and len(report["rungs"]) == 5
+        # Latents that are pixels lose nothing, so that the policy acts the same.
+        assert report["rungs"]["reconstructed"]["agreement"] == 1.0
+        assert sum(row["n"] for row in report["by_miss"]) == 32
+    assert "frames predicted one chunk ahead" in (workdir / "report" / "index.html").read_text()
+
+
 def test_seeds_in_the_ledger_are_disjoint(smoke_run):
     lines = (smoke_run / "ledger.jsonl").read_text().splitlines()
     spans = sorted(tuple(json.loads(line)["seeds"]) for line in lines)

@@ -240,7 +240,7 @@ class AutoencoderKL(nnx.Module):
         self.quant_conv = layers.conv(inputs, 2 * latent, 1, dtype=dtype, rngs=rngs)
         self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, logvar]), latent))
         self.post_quant_conv = layers.conv(latent, latent, 1, dtype=dtype, rngs=rngs)
-        if not config.block_out_channels:
+        if not learned:
             self.quant_conv.kernel[...] = jnp.eye(latent, 2 * latent)[None, None]
             self.post_quant_conv.kernel[...] = jnp.eye(latent)[None, None]
 
