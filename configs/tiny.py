@@ -238,6 +238,7 @@ def _two_objects(config: ConfigDict) -> None:
     config.sft.update(steps=4000, optimizer="muon", learning_rate=3e-3)
     # Tip, two objects and their shadows move apart from each other.
     config.world_model.update(history=2, copies=8)
+    config.world_model.update(pretrain_steps=2000, align_steps=800, forcing_from=1600)
 
 
 _TASKS = {"push": _push, "lift": _lift, "stack": _stack}

@@ -230,13 +230,10 @@ class AutoencoderKL(nnx.Module):
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = config
         latent, dtype = config.latent_channels, config.dtype
-        inputs, logvar = 2 * latent, INITIAL_LOGVAR
-        if config.block_out_channels:
-            self.encoder = Encoder(config, rngs=rngs)
-            self.decoder = Decoder(config, rngs=rngs)
-        else:
-            self.encoder = self.decoder = _unchanged
-            inputs, logvar = latent, LOGVAR_RANGE[0]
+        learned = bool(config.block_out_channels)
+        self.encoder = Encoder(config, rngs=rngs) if learned else _unchanged
+        self.decoder = Decoder(config, rngs=rngs) if learned else _unchanged
+        inputs, logvar = (2 * latent, INITIAL_LOGVAR) if learned else (latent, LOGVAR_RANGE[0])
         self.quant_conv = layers.conv(inputs, 2 * latent, 1, dtype=dtype, rngs=rngs)
         self.quant_conv.bias = nnx.Param(jnp.repeat(jnp.array([0.0, logvar]), latent))
         self.post_quant_conv = layers.conv(latent, latent, 1, dtype=dtype, rngs=rngs)
