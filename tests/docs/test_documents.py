@@ -10,7 +10,7 @@ from tests.docs.documents import PAGES, ROOT, blocks, commands
 from wmpo_jax.data import formats
 from wmpo_jax.envs import registry
 from wmpo_jax.runtime.config import load_config
-from wmpo_jax.stages.pipeline import STAGES
+from wmpo_jax.stages.pipeline import REPORT, STAGES
 
 __all__ = ["throwaway_cache"]  # used by pytest
 
@@ -82,7 +82,7 @@ def test_config_flags_and_stages_of_a_run_exist(command):
     overrides = [f"{k.removeprefix('--config.')}={v}" for k, v in flags.items() if "config." in k]
     load_config(spec, overrides)
     stages = flags.get("--stages", "demos").split(",")
-    assert set(stages) <= STAGES.keys()
+    assert set(stages) <= {*STAGES, REPORT}
     assert {k for k in flags if "config." not in k} <= {"--workdir", "--stages", "--base"}
 
 
