@@ -109,5 +109,6 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 def test_agrees_with_one_device(differences: dict[str, float], program: str, mesh: str) -> None:
     # Tokens are integers: the same key must give the very same ones.
     # Frames are uint8: rounding puts a few pixels in ten thousand on the neighboring level.
-    bound = {"tokens": 0.0, "frames": 3e-4}.get(program, 1e-5)
+    # The autoencoder's gradients go through more sums over pixels than those of the others.
+    bound = {"tokens": 0.0, "frames": 3e-4, "autoencoder": 3e-5}.get(program, 1e-5)
     assert differences[f"{program} {mesh}"] <= bound

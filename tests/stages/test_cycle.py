@@ -194,4 +194,4 @@ def test_more_iterations_on_top_of_a_finished_run(smoke_run, tmp_path):
         np.testing.assert_array_equal(continued[name], whole[name], err_msg=name)
     logs = [tmp_path / name / "metrics/improve.jsonl" for name in ("at once", "in two parts")]
     steps = [[json.loads(line)["step"] for line in log.read_text().splitlines()] for log in logs]
-    assert steps == [[1, 2, 3], [1, 2, 3]]
+    assert steps == [[0, 1, 2, 3], [0, 1, 2, 3]]  # 0: the check before the first

@@ -9,6 +9,7 @@ from wmpo_jax.agents.policy import trained_of
 from wmpo_jax.assembly.seeds import span
 from wmpo_jax.assembly.trained import ImaginedParts
 from wmpo_jax.envs.protocol import HostEnvironment
+from wmpo_jax.envs.recorded import RecordedTask
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.files import load_arrays, save_arrays
 from wmpo_jax.runtime.progress import say
@@ -22,7 +23,8 @@ BEST = "improve_best"
 def monitored(context: RunContext) -> bool:
     """Whether real episodes may be spent on checks: as declared, or as MJX makes them cheap."""
     budget = context.config.monitor.budget if "monitor" in context.config else 0
-    return budget > 0 or (budget == -1 and not isinstance(context.env, HostEnvironment))
+    acts_in_mjx = not isinstance(context.env, HostEnvironment | RecordedTask)
+    return budget > 0 or (budget == -1 and acts_in_mjx)
 
 
 class RealMonitor:
