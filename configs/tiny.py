@@ -1,6 +1,6 @@
 """The whole cycle on a laptop CPU: press the pad, at 32 x 32 pixels.
 
-    python -m wmpo_jax.main --config=configs/tiny.py            # the run of the README's table
+    python -m wmpo_jax.main --config=configs/tiny.py            # press; the README has its results
     python -m wmpo_jax.main --config=configs/tiny.py:lift       # the second row: grasping, words
     python -m wmpo_jax.main --config=configs/tiny.py:push       # contacts; also :stack
     python -m wmpo_jax.main --config=configs/tiny.py:smoke      # every stage, too short to learn
@@ -20,8 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.task = "press"
     config.image_size = 32
-    # Devices that XLA makes of the CPU; the batch is split over them. One device of all cores is
-    # the fastest: several repeat the optimizer's work and wait for each other.
+    # Devices that XLA makes of the CPU; the batch is split over them. One device has all
+    # cores; several repeat the optimizer's work and wait for each other.
     config.cpu_devices = 1
     # Precision of matrix products: float32, bfloat16 (sums in float32), or auto: bfloat16 where the
     # hardware has units for it. Parameters, norms and losses are float32 either way.

@@ -35,7 +35,7 @@ class FlowConfig:
     sampling_steps: int = 30  # of the released inference config
     history_noise: float = flow.HISTORY_TIMESTEP / flow.MAX_TIMESTEP
     timestep_shift: float = 1.0
-    start_spread: float = 0.5
+    start_spread: float = flow.RESIDUAL_SPREAD
     train_times: Literal["spread", "sampled"] = "spread"
 
 
@@ -141,14 +141,18 @@ def predict_chunk(
     steps: int,
 ) -> jax.Array:
     """Samples the latents of the next K frames from `chunk_noise` by `steps` Euler steps."""
-    start, ratio = noise_BKhwc, 1.0
+    start, frames = noise_BKhwc, history_BThwc.shape[1] + noise_BKhwc.shape[1]
     if config.prediction == "residual":
         start = flow.residual_start(noise_BKhwc, history_BThwc[:, -1], config.start_spread)
-    else:
-        frames = history_BThwc.shape[1] + noise_BKhwc.shape[1]
-        ratio = flow.transform_ratio(config.image_size, config.image_size, frames)
     velocity = chunk_velocity(network, config, history_BThwc, actions_BKA)
-    return flow.euler_sample(velocity, start, steps, ratio)
+    return flow.euler_sample(velocity, start, steps, sampling_ratio(config, frames))
+
+
+def sampling_ratio(config: FlowConfig, frames: int) -> float:
+    """How far the times at which a window of so many frames is sampled are shifted toward noise."""
+    if config.prediction == "residual":
+        return 1.0
+    return flow.transform_ratio(config.image_size, config.image_size, frames)
 
 
 def window_loss(
@@ -190,7 +194,8 @@ def flow_loss(
     time_key, noise_key = jax.random.split(key)
     latents = jnp.concatenate([history_BThwc, chunk_BKhwc], axis=1)
     if config.train_times == "sampled":
-        asked_N = flow.euler_timesteps(config.sampling_steps)
+        ratio = sampling_ratio(config, latents.shape[1])
+        asked_N = flow.euler_timesteps(config.sampling_steps, ratio)
         t_B = jax.random.choice(time_key, asked_N, (len(latents),))
     else:
         t_B = flow.sample_timesteps(time_key, len(latents), config.timestep_shift)

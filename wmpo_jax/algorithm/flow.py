@@ -25,6 +25,9 @@ REFERENCE_PIXELS = 512**2
 # The reference multiplies by the root of this for every video, however many frames it has.
 VIDEO_FRAMES = 4
 
+# Standard deviation of the starts of residual paths around the newest frame.
+RESIDUAL_SPREAD = 0.5
+
 Prediction = Literal["velocity", "residual"]
 
 
@@ -61,7 +64,7 @@ def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def residual_start(
-    noise_BKHWC: jax.Array, newest_BHWC: jax.Array, spread: float = 0.5
+    noise_BKHWC: jax.Array, newest_BHWC: jax.Array, spread: float = RESIDUAL_SPREAD
 ) -> jax.Array:
     """Where the paths of a chunk of residual predictions begin, from unit noise.
 
@@ -126,7 +129,7 @@ def training_example(
     mask_BT: jax.Array,
     history_t: float = HISTORY_TIMESTEP,
     prediction: Prediction = "velocity",
-    spread: float = 0.5,
+    spread: float = RESIDUAL_SPREAD,
 ) -> Example:
     """Noises a window: frames with mask True to `t_B`, the history before them to `history_t`.
 

@@ -57,8 +57,7 @@ def rollout_groups(
 
     first = jax.tree.map(members, dynamics.reset(start, reset_key))
     frames, choices, outcomes = _scan(policy, dynamics, first, scan_key, num_chunks, videos=False)
-    success_BT = _join(outcomes.success_BK) & ~outcomes.invalid_B.any(axis=0)[:, None]
-    success_B, finish_step_B = first_success(success_BT)
+    success_B, finish_step_B, _ = _ends(outcomes)
     return Experience(
         frames_BNHWC=frames.swapaxes(0, 1),
         tokens_BNKA=choices.tokens_BKA.swapaxes(0, 1),
@@ -165,11 +164,15 @@ def _video(first: Observation, outcomes: ChunkOutcome) -> jax.Array:
     return jnp.concatenate([first.frame_BHWC[:, None], _join(outcomes.frames_BKHWC)], axis=1)
 
 
+def _ends(outcomes: ChunkOutcome) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(success_B, finish_step_B, invalid_B) of whole episodes; broken physics is a failure."""
+    invalid_B = outcomes.invalid_B.any(axis=0)
+    return *first_success(_join(outcomes.success_BK) & ~invalid_B[:, None]), invalid_B
+
+
 def _to_trajectory(first: Observation, choices: PolicyOutput, outcomes: ChunkOutcome) -> Trajectory:
     choices = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), choices)
-    invalid_B = outcomes.invalid_B.any(axis=0)
-    success_BT = _join(outcomes.success_BK) & ~invalid_B[:, None]
-    success_B, finish_step_B = first_success(success_BT)
+    success_B, finish_step_B, invalid_B = _ends(outcomes)
     return Trajectory(
         frames_BTHWC=_video(first, outcomes),
         tokens_BNKA=choices.tokens_BKA,

@@ -67,7 +67,7 @@ def linear(x: jax.Array, kernel_IO: jax.Array, products: Products) -> jax.Array:
 
 
 def einsum(spec: str, a: jax.Array, b: jax.Array, products: Products) -> jax.Array:
-    """`jnp.einsum` of two factors in the type of the first, for attention and scores."""
+    """`jnp.einsum` of two factors, in the type of the first; sums of narrow factors are float32."""
     dtype = a.dtype
     if products == "bfloat16" or dtype == jnp.bfloat16:
         return _wide(spec, _narrow(a), _narrow(b)).astype(dtype)
@@ -103,14 +103,14 @@ def _narrow(a: jax.Array) -> jax.Array:
 def _wide(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """The product of bfloat16 factors in float32."""
 
-    def alone(a: jax.Array, b: jax.Array) -> jax.Array:
+    def fenced(a: jax.Array, b: jax.Array) -> jax.Array:
         a, b = jax.lax.optimization_barrier((a, b))
         return jax.lax.optimization_barrier(multiply(a, b))
 
     def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
-    return jax.lax.platform_dependent(a, b, cpu=alone, default=multiply)
+    return jax.lax.platform_dependent(a, b, cpu=fenced, default=multiply)
 
 
 @jax.custom_vjp
