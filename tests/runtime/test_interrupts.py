@@ -32,9 +32,12 @@ def test_during_imports(module: str, moment: str) -> None:
         assert line, "it ended before it imported that"
     time.sleep(0.05)  # one of the next modules
     process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.stderr.read()  # communicate would lose what readline has buffered
+    process.wait(timeout=60)
     said = [line for line in errors.splitlines() if not line.startswith("import time:")]
-    assert (process.returncode, said) == (130, [])
+    # A shell reports 130 of a process that the signal itself ended, too: one that was at its end.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert said == []
 
 
 @pytest.mark.parametrize("error", ["KeyboardInterrupt", "ImportError('of a library')", "None"])
