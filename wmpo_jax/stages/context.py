@@ -1,6 +1,7 @@
 """What every stage is given: the config, the workdir, the devices, and what is built from them."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from wmpo_jax.assembly import networks
 from wmpo_jax.assembly.environment import make_task, open_data, recorded_task
 from wmpo_jax.assembly.real import Player, RealEnvironment
 from wmpo_jax.assembly.seeds import BLOCK, key_for, seed_range
@@ -24,6 +26,7 @@ from wmpo_jax.runtime.mesh import host_rows
 from wmpo_jax.runtime.metrics import MetricWriter
 from wmpo_jax.runtime.workdir import Workdir
 from wmpo_jax.training.fit import LoopFiles, Stream
+from wmpo_jax.training.state import abstract
 
 # What every file of episodes has; one without them is of an older version.
 EPISODE_ARRAYS = ("frames_BTHWC", "instruction_id_B", "success_B", "finish_step_B")
@@ -137,6 +140,21 @@ class RunContext:
     def episodes(self, name: str, stage: str) -> dict:
         """Arrays of data/<name>/episodes.npz, which `stage` wrote."""
         return load_arrays(self.workdir.data(name) / "episodes.npz", stage, EPISODE_ARRAYS)
+
+    def begin(
+        self, role: str, build: Callable[[], Any], earlier: Callable[[TrainedRun], Any]
+    ) -> tuple[Any, Any]:
+        """(graphdef, params) that training of a network begins with.
+
+        Args:
+          role: of the network, as in `networks.weights`.
+          build: makes the network.
+          earlier: its parameters in a run; later rounds go on from those of the round before.
+        """
+        if self.round == 1:
+            return networks.create(self.config, self.mesh, role, build)
+        graphdef, _ = abstract(self.mesh, build)
+        return graphdef, earlier(self.in_round(self.round - 1).trained)
 
     def loop_files(self, name: str) -> LoopFiles:
         """Where the training loop of stage `name` saves and logs in this round."""

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, episode_outcomes
 from wmpo_jax.agents.world_model import VideoWorldModel
 from wmpo_jax.algorithm.imagination import imagine_video
-from wmpo_jax.assembly import agents, networks
+from wmpo_jax.assembly import agents
+from wmpo_jax.assembly.trained import TrainedRun
 from wmpo_jax.report.intervals import reliability
 from wmpo_jax.runtime import sharding
 from wmpo_jax.runtime.files import load_arrays
@@ -23,7 +24,7 @@ from wmpo_jax.stages.recorded import recorded
 from wmpo_jax.stages.world_model import normalized_actions
 from wmpo_jax.training import reward_model as training
 from wmpo_jax.training.fit import Stream, fit
-from wmpo_jax.training.state import abstract, initial_state
+from wmpo_jax.training.state import initial_state
 
 REPLAY_BATCH = 64
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 6, 51)))
@@ -42,11 +43,8 @@ def run(context: RunContext) -> dict[str, Any]:
     sets = {name: _labeled(context, world_model, name, stage) for name, stage in sources.items()}
     train, held_out = _split(sets, section.validation_fraction)
     build = lambda: agents.reward_network(context.config, context.env)  # noqa: E731
-    if context.round == 1:
-        graphdef, params = networks.create(context.config, context.mesh, "reward", build)
-    else:
-        graphdef, _ = abstract(context.mesh, build)
-        params = context.in_round(context.round - 1).trained.reward_model_params()
+    graphdef, params = context.begin("reward", build, TrainedRun.reward_model_params)
+    if context.round > 1:
         steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.reward_steps)
         config = dataclasses.replace(config, optimizer=steps)
     state = fit(

@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from wmpo_jax.assembly import agents, networks
+from wmpo_jax.assembly.trained import TrainedRun
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.runtime.files import load_arrays
 from wmpo_jax.stages.autoencoder import write_latents
@@ -20,18 +21,15 @@ from wmpo_jax.stages.context import RunContext
 from wmpo_jax.stages.recorded import recorded
 from wmpo_jax.training import world_model
 from wmpo_jax.training.fit import Stream, fit
-from wmpo_jax.training.state import abstract, initial_state
+from wmpo_jax.training.state import initial_state
 
 
 def run(context: RunContext) -> dict[str, Any]:
     """Writes checkpoints/world_model; both phases are one training run with two mixtures."""
     config = agents.world_model_training(context.config, context.env)
     build = lambda: agents.world_model_network(context.config, context.env)  # noqa: E731
-    if context.round == 1:
-        graphdef, params = networks.create(context.config, context.mesh, "world_model", build)
-    else:
-        graphdef, _ = abstract(context.mesh, build)
-        params = context.in_round(context.round - 1).trained.world_model_params()
+    graphdef, params = context.begin("world_model", build, TrainedRun.world_model_params)
+    if context.round > 1:
         steps = dataclasses.replace(config.optimizer, steps=context.config.lifelong.align_steps)
         config = dataclasses.replace(config, optimizer=steps, pretrain_steps=0, forcing_from=0)
         _encode_rollouts(context)
