@@ -4,6 +4,7 @@ written, nothing run."""
 import json
 import os
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from safetensors.torch import save_file as save_torch_file
 
 from tests.conversion import synthetic
 from wmpo_jax import convert
+from wmpo_jax.conversion.foreign import ForeignWeights
 from wmpo_jax.conversion.torch_files import save_state_dict
+from wmpo_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +154,29 @@ def test_truncated_torch_file(weights, tmp_path, capsys):
     save_state_dict(path, weights)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert one_sentence(refusal(path, capsys))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_torch_files_are_refused_or_read_as_they_were(zipped, tmp_path):
+    """Damage that torch itself reads as other numbers is found by the archive's checksums."""
+    tensors = {f"layer.{i}.weight": torch.full((3, 4), i + 0.5) for i in range(4)}
+    path, draw = tmp_path / "x.pth", random.Random(0)
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    content, refused = path.read_bytes(), 0
+    for _ in range(120):
+        place, length = draw.randrange(len(content)), draw.randrange(1, 9)
+        path.write_bytes(content[:place] + draw.randbytes(length) + content[place + length :])
+        try:
+            weights = ForeignWeights(path)
+            found = {name: weights.read(name) for name in weights.infos}
+        except UserError as error:
+            assert str(path) in str(error)
+            refused += 1
+            continue
+        if zipped:  # the older format has no checksums
+            assert found.keys() == tensors.keys()
+            assert all((found[name] == tensors[name].numpy()).all() for name in tensors)
+    assert refused > 60
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {}, {"a": torch.eye(2).to_sparse()}])

@@ -1,6 +1,7 @@
 """Converted checkpoints become objects that can be called."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -89,6 +90,27 @@ def test_statistics_must_be_chosen_when_there_are_several(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"no dataset_statistics\.json"):
         load_statistics(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("dataset_statistics.json", {"d": {"action": {"q01": [0.0], "q99": [1.0]}}}, "1 numbers"),
+        ("dataset_statistics.json", {}, "has no dataset_statistics.json"),
+        ("tokenizer.json", {}, "is no tokenizer"),
+        ("tokenizer.json", None, "There is no tokenizer file"),
+    ],
+)
+def test_what_was_put_beside_imported_weights_is_checked(
+    name, content, complaint, converted, tmp_path
+):
+    """As the import advises where tokenizer or statistics were missing."""
+    folder = shutil.copytree(converted / "policy", tmp_path / "policy")
+    (folder / "assets" / name).unlink()
+    if content is not None:
+        (folder / "assets" / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=complaint):
+        load_policy(folder)
 
 
 def test_world_model_imagines_a_chunk(converted):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from wmpo_jax.agents.policy import Adapted, Lora
+from wmpo_jax.conversion.companions import check_width, read_tokenizer
 from wmpo_jax.conversion.kinds import compute_in
 from wmpo_jax.conversion.load import load_statistics, transform_config
 from wmpo_jax.conversion.store import ASSETS, Store
@@ -107,7 +108,7 @@ def tokenizer(config: ConfigDict) -> PromptTokenizer:
     store = checkpoint(config, "policy")
     if store is None:
         return PromptTokenizer()
-    return PromptTokenizer(store.folder / ASSETS / "tokenizer.json")
+    return read_tokenizer(store.folder / ASSETS, store.config.llama.vocab_size)
 
 
 def policy_statistics(config: ConfigDict, task: Task) -> ActionStatistics | None:
@@ -115,7 +116,10 @@ def policy_statistics(config: ConfigDict, task: Task) -> ActionStatistics | None
     store = checkpoint(config, "policy")
     if store is None:
         return None
-    return load_statistics(store.folder / ASSETS, config.networks.statistics or task.name)
+    assets = store.folder / ASSETS
+    statistics = load_statistics(assets, config.networks.statistics or task.name)
+    check_width(statistics, store.config.action_dim, f"dataset_statistics.json of {assets}")
+    return statistics
 
 
 def stdit_config(config: ConfigDict, task: Task) -> STDiTConfig:

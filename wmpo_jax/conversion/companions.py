@@ -43,7 +43,7 @@ ASSUMED = {
 def _policy(source: Source, config: Any) -> Iterator[str]:
     folder = source.folder or source.weights.parent
     if (folder / TOKENIZER).exists():
-        _check_tokenizer(folder / TOKENIZER, config.llama.vocab_size)
+        read_tokenizer(folder, config.llama.vocab_size)
     else:
         yield f"No {TOKENIZER}: the policy cannot be used without, put it into assets/."
     path = folder / STATISTICS
@@ -60,18 +60,35 @@ def _policy(source: Source, config: Any) -> Iterator[str]:
         )
 
 
-def _check_tokenizer(path: Path, rows: int) -> None:
-    check_pointer(path)
+def read_tokenizer(folder: Path, rows: int) -> PromptTokenizer:
+    """The tokenizer beside the weights of a policy that knows `rows` tokens.
+
+    Raises:
+      UserError: there is none, or it is damaged or another policy's.
+    """
+    path = folder / TOKENIZER
+    if path.is_file():
+        check_pointer(path)
     try:
-        size = PromptTokenizer(path).vocab_size
+        tokenizer = PromptTokenizer(path)
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise UserError(f"{path} is no tokenizer ({error}): copy or download it again.") from error
-    if size > rows:
+    if tokenizer.vocab_size > rows:
         raise UserError(
-            f"{path} knows {size} tokens and the policy has {rows}: "
+            f"{path} knows {tokenizer.vocab_size} tokens and the policy has {rows}: "
             "take the one that belongs to the weights."
+        )
+    return tokenizer
+
+
+def check_width(statistics: ActionStatistics, action_dim: int, where: str) -> None:
+    """UserError when a policy's actions have another length than the statistics describe."""
+    if len(statistics.q01) != action_dim:
+        raise UserError(
+            f"{where} describes actions of {len(statistics.q01)} numbers, and those of the policy "
+            f"have {action_dim}: take the file that belongs to the weights."
         )
 
 
@@ -87,8 +104,4 @@ def _check_statistics(entries: Any, path: Path, action_dim: int) -> None:
                 "give the file that OpenVLA's training wrote."
             )
         statistics = ActionStatistics.from_json(entry["action"], f"{path}, {name},")
-        if len(statistics.q01) != action_dim:
-            raise UserError(
-                f"{path} describes actions of {len(statistics.q01)} numbers for '{name}', and only "
-                f"policies with {action_dim} are supported."
-            )
+        check_width(statistics, action_dim, f"{path}, {name},")

@@ -29,12 +29,13 @@ from wmpo_jax.agents.autoencoder import make_autoencoder
 from wmpo_jax.agents.policy import Policy, make_policy
 from wmpo_jax.agents.reward_model import SuccessRule, VideoRewardModel, make_reward_model
 from wmpo_jax.agents.world_model import FlowConfig, VideoWorldModel, make_world_model
+from wmpo_jax.conversion.companions import check_width, read_tokenizer
 from wmpo_jax.conversion.documents import read_config, read_object
 from wmpo_jax.conversion.kinds import compute_in
 from wmpo_jax.conversion.store import ASSETS, Place, Store
 from wmpo_jax.data.statistics import ActionStatistics
 from wmpo_jax.data.transforms import ImageTransformConfig
-from wmpo_jax.models.vla import PromptTokenizer, action_tokens
+from wmpo_jax.models.vla import action_tokens
 from wmpo_jax.runtime.errors import UserError
 
 RELEASED_IMAGE_SIZE = 256
@@ -114,13 +115,15 @@ def load_policy(
       UserError: no such checkpoint, tokenizer or statistics.
     """
     store = _open(folder, "policy")
+    assets = store.folder / ASSETS
     policy = make_policy(
         compute_in(store.config, dtype),
         transform_config(store, lanczos_resize, jpeg),
-        PromptTokenizer(store.folder / ASSETS / "tokenizer.json"),
+        read_tokenizer(assets, store.config.llama.vocab_size),
         instructions=("",),
     )
-    statistics = load_statistics(store.folder / ASSETS, unnorm_key)
+    statistics = load_statistics(assets, unnorm_key)
+    check_width(statistics, store.config.action_dim, f"dataset_statistics.json of {assets}")
     return ImportedPolicy(store.params(param_dtype, place)[1], policy, statistics)
 
 
@@ -191,9 +194,10 @@ def load_statistics(assets: Path, key: str | None) -> ActionStatistics:
     if key not in entries and f"{key}_no_noops" in entries:
         key = f"{key}_no_noops"  # LIBERO's data without idle steps, which OpenVLA-OFT trained on
     if key is None or key not in entries:
+        what = "several statistics" if key is None else f"no statistics for '{key}'"
         raise UserError(
-            f"{assets} has no statistics for '{key}': give unnorm_key, "
-            f"one of {', '.join(sorted(entries))}."
+            f"{assets} has {what}: name one of {', '.join(sorted(entries))} as unnorm_key (in a "
+            "config networks.statistics or evaluate_imported.statistics)."
         )
     entry = entries[key]
     if not isinstance(entry, dict) or not isinstance(entry.get("action"), dict):

@@ -1,18 +1,18 @@
 """State dicts in torch's own file format: tensors only, no code, mapped rather than loaded."""
 
-import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from wmpo_jax.runtime.errors import UserError
 
-# What torch.load raises for files that are cut off, damaged, or want more than tensors.
-DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError)
+PART = 1 << 24  # bytes read at once
 
 
 class TorchFile:
@@ -24,16 +24,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         torch = require_torch()
-        try:
-            # The format before torch 1.6 is no zip archive and cannot be mapped.
-            tensors = torch.load(
-                path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True
-            )
-        except (*DAMAGED, AttributeError, OSError) as error:
-            raise UserError(
-                f"{path} is cut off or a pickle of more than tensors, which is not opened: "
-                "save the bare state dict with torch.save(model.state_dict(), file)."
-            ) from error
+        tensors = _load(path)
         self.notes: list[str] = []
         self._path = path
         self._tensors = self._state_dict(tensors)
@@ -78,6 +69,36 @@ class TorchFile:
             raise UserError(
                 f"{self._path} stores {name} as {text}, which is no kind of weight."
             ) from error
+
+
+def _load(path: Path) -> Any:
+    """What the file holds, mapped where its format allows."""
+    torch = require_torch()
+    try:
+        # The format before torch 1.6 is no zip archive, cannot be mapped and has no checksums.
+        archive = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", mmap=archive, weights_only=True)
+    except Exception as error:  # whatever the parts of a damaged pickle make torch raise
+        raise UserError(
+            f"{path} is cut off, damaged or a pickle of more than tensors, which is not opened: "
+            "copy it again, or save the bare state dict with torch.save(model.state_dict(), file)."
+        ) from error
+    if archive:
+        _check_records(path)
+    return content
+
+
+def _check_records(path: Path) -> None:
+    """UserError when a record has another checksum than the archive says; torch looks at none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.CRC:  # 0 where torch was configured to compute none
+                    with archive.open(record) as file:
+                        while file.read(PART):
+                            pass
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): copy or download it again.") from error
 
 
 def _is_state_dict(value) -> bool:

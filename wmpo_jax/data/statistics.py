@@ -88,9 +88,16 @@ class ActionStatistics:
             for field in fields(cls)
             if field.name != "mask" and (field.name in NEEDED or entry.get(field.name) is not None)
         }
-        mask = np.asarray(entry.get("mask") or [True] * len(rows["q01"]))
-        _check_rows({**rows, "mask": mask}, where)
-        return cls(mask=mask.astype(bool), **rows)
+        mask = entry.get("mask")
+        if mask is None:
+            mask = [True] * len(rows["q01"])
+        if not isinstance(mask, list) or not all(item in (True, False) for item in mask):
+            raise UserError(
+                f"The mask of {where} is not made of true and false: copy the file again."
+            )
+        rows["mask"] = np.asarray(mask, bool)
+        _check_rows(rows, where)
+        return cls(**rows)
 
     def to_json(self) -> dict[str, Any]:
         rows = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -107,7 +114,7 @@ class ActionStatistics:
             raise UserError(f"There is no action statistics file at {path}; run the demos stage.")
         try:
             entries = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON ({error}): copy it again.") from error
         if not isinstance(entries, dict):
             raise UserError(f"{path} is not an object of datasets: copy it again.")
@@ -171,21 +178,22 @@ class ActionStatistics:
 
 
 def _numbers(value: Any, where: str) -> np.ndarray:
+    numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    if not numbers:
+        raise UserError(f"{where} is not a row of numbers: copy the file again.")
     try:
         row = np.asarray(value, np.float64)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where} is not a row of numbers: copy the file again.") from error
-    if row.ndim != 1 or not len(row) or not np.isfinite(row).all():
+    except OverflowError:  # a whole number of hundreds of digits
+        row = np.asarray([np.inf])
+    if not len(row) or not np.isfinite(row).all():
         raise UserError(f"{where} is not a row of finite numbers: copy the file again.")
     return row
 
 
 def _check_rows(rows: dict[str, np.ndarray], where: str) -> None:
-    lengths = {name: len(row) for name, row in rows.items() if row.ndim}
-    if len(set(lengths.values())) > 1 or len(lengths) < len(rows):
+    lengths = {name: len(row) for name, row in rows.items()}
+    if len(set(lengths.values())) > 1:
         raise UserError(f"{where} has rows of different lengths ({lengths}): copy the file again.")
-    if not np.isin(rows["mask"], (0, 1)).all():
-        raise UserError(f"The mask of {where} is not made of true and false: copy the file again.")
     for low, high in (("q01", "q99"), ("min", "max")):
         if low in rows and high in rows and (rows[low] > rows[high]).any():
             raise UserError(f"{where} has a {low} above its {high}: copy the file again.")
