@@ -50,7 +50,14 @@ class PlaygroundEnv:
                 "raise it."
             )
         self._camera = SceneCamera(self._env.mj_model, rule.camera, image_size)
-        self._template = jax.eval_shape(self._stepped, _key(0), jnp.zeros(self.action_dim))
+        # Compiled programs share what has been traced: each of them has a reset, steps and pictures.
+        self._playground_reset = jax.jit(self._call_reset)
+        self._playground_step = jax.jit(self._call_step)
+        self._picture = jax.jit(self._draw)
+        start = jax.eval_shape(self._playground_reset, _key(0))
+        self._template = jax.eval_shape(
+            self._playground_step, start, jax.ShapeDtypeStruct((self.action_dim,), jnp.float32)
+        )
         known = [REWARD, *self._template.metrics]
         if rule.metric not in known:
             raise UserError(
@@ -61,8 +68,7 @@ class PlaygroundEnv:
         self._advance = in_safe_batches(self._step_env, safe_batch(self._env.mjx_model.nv))
 
     def reset(self, seed: jax.Array) -> EnvState:
-        with jax.numpy_rank_promotion("allow"):  # Playground's own code needs it
-            physics = self._shaped(self._env.reset(_key(seed)))
+        physics = self._shaped(self._playground_reset(_key(seed)))
         no = jnp.zeros((), bool)
         return EnvState(
             physics=physics,
@@ -90,12 +96,7 @@ class PlaygroundEnv:
         )
 
     def render(self, state: EnvState) -> jax.Array:
-        from mujoco import mjx
-
-        with jax.numpy_rank_promotion("allow"):
-            # mjx.step leaves the poses of the geoms one substep behind qpos; reset leaves none.
-            data = mjx.kinematics(self._env.mjx_model, state.physics.data)
-        return self._camera.render(data.geom_xpos, data.geom_xmat)
+        return self._picture(state.physics.data)
 
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
         del bias  # see the class
@@ -128,20 +129,34 @@ class PlaygroundEnv:
         return physics.reward if metric == REWARD else physics.metrics[metric]
 
     def _step_env(self, physics: Any, action_A: jax.Array) -> Any:
+        return self._shaped(self._playground_step(physics, action_A))
+
+    def _call_reset(self, key: jax.Array) -> Any:
+        with jax.numpy_rank_promotion("allow"):  # Playground's own code needs it
+            return _strong(self._env.reset(key))
+
+    def _call_step(self, physics: Any, action_A: jax.Array) -> Any:
         # Playground's steps write into the dicts of the state that they are given.
         copied = jax.tree.map(lambda leaf: leaf, physics)
         with jax.numpy_rank_promotion("allow"):
-            return self._shaped(self._env.step(copied, action_A))
+            return _strong(self._env.step(copied, action_A))
 
-    def _stepped(self, key: jax.Array, action_A: jax.Array) -> Any:
+    def _draw(self, data: Any) -> jax.Array:
+        from mujoco import mjx
+
         with jax.numpy_rank_promotion("allow"):
-            return self._env.step(self._env.reset(key), action_A)
+            # mjx.step leaves the poses of the geoms one substep behind qpos; reset leaves none.
+            data = mjx.kinematics(self._env.mjx_model, data)
+        return self._camera.render(data.geom_xpos, data.geom_xmat)
 
     def _shaped(self, physics: Any) -> Any:
-        """Leaves of the types that a step gives: a reset may have Python's numbers."""
-        return jax.tree.map(
-            lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), physics, self._template
-        )
+        """Leaves of the types that a step gives: a reset may have others."""
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), physics, self._template)
+
+
+def _strong(physics: Any) -> Any:
+    """Arrays for Python's numbers, of a type that is the same wherever they come from."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), physics)
 
 
 def _key(seed: Any) -> jax.Array:
