@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from wmpo_jax.envs import quiet  # noqa: F401  # MJX prints when it is first imported
 from wmpo_jax.envs.playground.camera import SceneCamera
 from wmpo_jax.envs.playground.rules import REWARD, rule_for
+from wmpo_jax.envs.playground.scripts import SCRIPTS
 from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop.batching import in_safe_batches, safe_batch
 from wmpo_jax.runtime.errors import UserError
@@ -23,8 +24,9 @@ PLAY_SEGMENT = 5  # steps between two actions that random play moves between
 class PlaygroundEnv:
     """One of Playground's environments, simulated by MJX in JAX on every device.
 
-    Actions are Playground's own, [-1, 1]. The demonstrator is a planner: of random actions it
-    takes the one after which Playground's reward is highest. `bias` means nothing to it.
+    Actions are Playground's own, [-1, 1]. The demonstrator is one of `scripts.SCRIPTS`, else a
+    planner: of random actions it takes the one after which Playground's reward is highest; `bias`
+    means nothing to it.
 
     Args:
       name: `playground/PandaPickCube`.
@@ -38,8 +40,10 @@ class PlaygroundEnv:
     def __init__(self, name: str, image_size: int, options: Mapping[str, Any]) -> None:
         environment = name.removeprefix(PREFIX)
         self.name, self.image_size = name, image_size
-        self._env = _load(environment)
+        playground = _registry(environment)
         self._rule = rule = rule_for(environment, options)
+        self._env = _load(playground, environment, rule.seconds)
+        self._script = SCRIPTS.get(environment)
         self.instructions = (rule.instruction,)
         self.action_dim, self.chunk = self._env.action_size, rule.chunk
         wanted = rule.horizon or int(self._env._config.get("episode_length", 1000))
@@ -50,7 +54,7 @@ class PlaygroundEnv:
                 "raise it."
             )
         self._camera = SceneCamera(self._env.mj_model, rule.camera, image_size)
-        # Compiled programs share what has been traced: each of them has a reset, steps and pictures.
+        # Programs share what has been traced: each of them has a reset, steps and pictures.
         self._playground_reset = jax.jit(self._call_reset)
         self._playground_step = jax.jit(self._call_step)
         self._picture = jax.jit(self._draw)
@@ -99,7 +103,8 @@ class PlaygroundEnv:
         return self._picture(state.physics.data)
 
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
-        del bias  # see the class
+        if self._script:
+            return self._script(self._env.mj_model, state.physics.data, bias)
         draw = jax.random.fold_in(key, state.step)
         tried_SA = jax.random.uniform(draw, (CANDIDATES, self.action_dim), minval=-1.0)
         tried_SA = tried_SA.at[0].set(0.0)
@@ -147,7 +152,7 @@ class PlaygroundEnv:
         with jax.numpy_rank_promotion("allow"):
             # mjx.step leaves the poses of the geoms one substep behind qpos; reset leaves none.
             data = mjx.kinematics(self._env.mjx_model, data)
-        return self._camera.render(data.geom_xpos, data.geom_xmat)
+        return self._camera.render(data)
 
     def _shaped(self, physics: Any) -> Any:
         """Leaves of the types that a step gives: a reset may have others."""
@@ -164,16 +169,28 @@ def _key(seed: Any) -> jax.Array:
     return jax.random.PRNGKey(seed)
 
 
-def _load(environment: str) -> Any:
-    """Playground's environment, for MJX in JAX."""
-    playground = require("mujoco_playground", "playground", "MuJoCo Playground")
-    registry = playground.registry
+def _registry(environment: str) -> Any:
+    """Playground's registry, which has this environment."""
+    registry = require("mujoco_playground", "playground", "MuJoCo Playground").registry
     if environment not in registry.ALL_ENVS:
         raise UserError(
             f"MuJoCo Playground has no environment {environment[:60]!r}: choose from "
             f"{', '.join(registry.ALL_ENVS)}."
         )
-    overrides = {"impl": "jax"} if "impl" in registry.get_default_config(environment) else None
+    return registry
+
+
+def _load(registry: Any, environment: str, seconds: float) -> Any:
+    """Playground's environment for MJX in JAX; an action lasts `seconds` (0: as it says)."""
+    usual = registry.get_default_config(environment)
+    overrides: dict[str, Any] = {"impl": "jax"} if "impl" in usual else {}
+    if seconds:
+        if seconds < usual.sim_dt:
+            raise UserError(
+                f"playground.seconds = {seconds} is less than a step of its physics: set at least "
+                f"{usual.sim_dt}."
+            )
+        overrides["ctrl_dt"] = seconds
     causes = OSError, subprocess.SubprocessError, ValueError, NotImplementedError, AttributeError
     try:
         return registry.load(environment, config_overrides=overrides)
