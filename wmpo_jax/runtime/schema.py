@@ -125,6 +125,7 @@ class Playground(Section):
     camera: str
     horizon: Horizon
     chunk: Annotated[int, Field(ge=0, le=1000)]
+    seconds: Annotated[Number, Field(ge=0, le=10)] = 0.0
 
 
 class Demos(Section):

@@ -24,6 +24,8 @@ XML = """
   <worldbody>
     <camera name="above" pos="0 0 3" fovy="45"/>
     <geom type="plane" size="2 2 0.1" rgba="0.2 0.2 0.2 1"/>
+    <site name="mark" pos="0 0.5 0.1" size="0.1" rgba="0 0 1 1"/>
+    <site pos="0 -0.5 0.1" size="0.1" rgba="1 1 0 1" group="3"/>
     <body name="slider">
       <joint name="x" type="slide" axis="1 0 0" damping="5"/>
       <geom type="mesh" mesh="brick" rgba="1 0 0 1" mass="1"/>
@@ -54,6 +56,7 @@ class Slide:
         from mujoco import mjx
 
         self._config, self._mjx = config, mjx
+        self.n_substeps = round(config.ctrl_dt / config.sim_dt)
         self.mj_model = mujoco.MjModel.from_xml_string(XML)
         self.mjx_model = mjx.put_model(self.mj_model, impl=config.impl)
         self.action_size = 1
@@ -66,7 +69,12 @@ class Slide:
         return State(data, data.qpos, 0.0, 0.0, {"near": 0.0}, {"rng": rng})
 
     def step(self, state: State, action: jax.Array) -> State:
-        data = self._mjx.step(self.mjx_model, state.data.replace(ctrl=action))
+        data, _ = jax.lax.scan(
+            lambda data, _: (self._mjx.step(self.mjx_model, data), None),
+            state.data.replace(ctrl=action),
+            None,
+            length=self.n_substeps,
+        )
         place = data.qpos[0]
         data = data.replace(qpos=jnp.where(place < -1, jnp.nan, data.qpos))
         state.metrics.update(near=(place > 0.5).astype(float))
@@ -76,7 +84,7 @@ class Slide:
 
 def module() -> Any:
     """What `import mujoco_playground` gives."""
-    config = ConfigDict({"episode_length": 43, "impl": "warp"})
+    config = ConfigDict({"episode_length": 43, "impl": "warp", "ctrl_dt": 0.02, "sim_dt": 0.02})
 
     def load(name: str, config_overrides: dict[str, Any] | None = None) -> Slide:
         if name == "Broken":

@@ -15,10 +15,25 @@ from wmpo_jax.envs import registry
 from wmpo_jax.envs.dynamics import expert_actor, record
 from wmpo_jax.envs.playground.camera import SceneCamera, free_view
 from wmpo_jax.envs.playground.rules import RULES, rule_for
+from wmpo_jax.envs.playground.scripts import point_mass
 from wmpo_jax.envs.protocol import Environment
 from wmpo_jax.runtime.config import load_config
 from wmpo_jax.runtime.errors import UserError
 
+POINT_MASS = """
+<mujoco>
+  <option timestep="0.02"/>
+  <worldbody>
+    <geom name="target" pos="0.01 0 0.01" size="0.015" contype="0"/>
+    <body>
+      <joint name="x" type="slide" axis="1 0 0" damping="1"/>
+      <joint name="y" type="slide" axis="0 1 0" damping="1"/>
+      <geom size="0.01" mass="0.3" contype="0"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="x" gear="0.1"/><motor joint="y" gear="0.1"/></actuator>
+</mujoco>
+"""
 OPTIONS = {"instruction": "slide to the right", "metric": "near", "at_least": 1.0, "chunk": 4}
 
 
@@ -76,6 +91,39 @@ def test_pictures_are_those_of_mujoco_where_it_draws_boxes(monkeypatch):
     assert (found & expected).sum() / (found | expected).sum() > 0.8
 
 
+def test_sites_are_drawn_as_far_as_viewers_show_them(monkeypatch):
+    env = make(monkeypatch, camera="above")
+    frame = np.asarray(jax.jit(env.render)(jax.jit(env.reset)(0))).astype(int)
+    blue = (frame[..., 2] > 100) & (frame[..., :2].max(-1) < 60)
+    yellow = (frame[..., :2].min(-1) > 100) & (frame[..., 2] < 60)
+    middle = np.argwhere(blue).mean(0)
+    # 0.5 m up in a picture of 2 x 2.9 m tan(22.5 deg) at the height of the site.
+    np.testing.assert_allclose(middle, [15.5 - 0.5 * 32 / 2.402, 15.5], atol=0.3)
+    assert blue.sum() >= 4 and not yellow.any()
+
+
+def test_an_action_lasts_as_long_as_the_config_says(monkeypatch):
+    moved = []
+    for seconds in (0.02, 0.06):
+        env = make(monkeypatch, seconds=seconds)
+        state = jax.jit(env.reset)(0)
+        after = jax.jit(env.step)(state, jnp.ones(1)).physics.data
+        moved.append((float(after.time), float((after.qpos - state.physics.data.qpos)[0])))
+    np.testing.assert_allclose([time for time, _ in moved], [0.02, 0.06], atol=1e-6)
+    assert moved[1][1] > 3 * moved[0][1] > 0
+
+
+def test_the_script_of_the_point_mass_brings_it_beside_the_target():
+    model = mujoco.MjModel.from_xml_string(POINT_MASS)
+    for bias in (0.0, 0.05):
+        data = mujoco.MjData(model)
+        data.qpos[:] = -0.2, 0.25
+        for _ in range(300):
+            data.ctrl[:] = point_mass(model, data, bias)
+            mujoco.mj_step(model, data)
+        np.testing.assert_allclose(data.qpos, [0.01 + bias, 0.0], atol=1e-3)
+
+
 def test_without_a_camera_it_looks_from_where_viewers_begin():
     model = mujoco.MjModel.from_xml_string(stand_in.XML)
     view, scene = free_view(model), mujoco.MjvScene(model, 10)
@@ -108,6 +156,7 @@ def test_rules_are_declared_or_given():
         ("Broken", {}, "cannot be loaded .no attribute 'find_body'.: it does not fit"),
         ("Slide", {"metric": "far"}, "has no metric 'far': set playground.metric to one of reward"),
         ("Slide", {"horizon": 3}, "less than a chunk of 4 actions"),
+        ("Slide", {"seconds": 0.01}, "0.01 is less than a step of its physics: set at least 0.02"),
         ("Slide", {"camera": "none"}, "has no camera 'none'; choose one of .'above'."),
     ],
 )

@@ -1,23 +1,28 @@
-"""Playground's scenes for the in-jit camera: boxes for meshes, a view where there is no camera."""
+"""Playground's scenes for the in-jit camera: boxes for meshes, sites, a view without a camera."""
 
 import copy
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from wmpo_jax.envs.tabletop.camera import Camera, View
+from wmpo_jax.envs.tabletop.camera import Camera, Geom, View
 
 _MESH, _BOX = int(mujoco.mjtGeom.mjGEOM_MESH), int(mujoco.mjtGeom.mjGEOM_BOX)
 _VISIBLE, _HIDDEN = 3, 5  # MuJoCo's viewers draw geom groups below 3
+SUPERSAMPLE = 2  # 2 x 2 rays a pixel: targets are a pixel or two wide
+_UNSET_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)  # then MuJoCo draws the material's color
 
 
 class SceneCamera:
     """Draws a model whose geoms may be meshes: those of a body are one box around them all.
 
     A picture is compiled geom by geom, and a Panda alone has sixty visible meshes. The box has the
-    frame and the color of the body's largest mesh.
+    frame and the color of the body's largest mesh. Visible sites are drawn, too: some targets are
+    nothing else. (In MuJoCo's own pictures sites cast no shadow.)
 
     Args:
       camera: of the model; "" is MuJoCo's free camera as a viewer begins.
@@ -37,14 +42,38 @@ class SceneCamera:
             drawn.geom_size[largest] = (high - low) / 2
             self._center_G3[largest] = (low + high) / 2
         if camera:
-            self._camera = Camera.from_model(drawn, camera, size, size)
+            found = Camera.from_model(drawn, camera, size, size, SUPERSAMPLE)
         else:
-            self._camera = Camera.from_view(drawn, free_view(model), size, size)
+            found = Camera.from_view(drawn, free_view(model), size, size, SUPERSAMPLE)
+        self._camera = _with_sites(found, model)
 
-    def render(self, geom_xpos_G3: jax.Array, geom_xmat_G33: jax.Array) -> jax.Array:
-        """uint8 [H, W, 3] of one world; see `Camera.render`."""
-        shift_G3 = jnp.einsum("gij,gj->gi", geom_xmat_G33, self._center_G3)
-        return self._camera.render(geom_xpos_G3 + shift_G3, geom_xmat_G33)
+    def render(self, data: Any) -> jax.Array:
+        """uint8 [H, W, 3] of one world whose `mjx.Data` has the poses of geoms and sites."""
+        shift_G3 = jnp.einsum("gij,gj->gi", data.geom_xmat, self._center_G3)
+        return self._camera.render(
+            jnp.concatenate([data.geom_xpos + shift_G3, data.site_xpos]),
+            jnp.concatenate([data.geom_xmat, data.site_xmat]),
+        )
+
+
+def _with_sites(camera: Camera, model: mujoco.MjModel) -> Camera:
+    """Sites behind the geoms: site number n is geom number `model.ngeom` + n."""
+    rgba_S4 = model.site_rgba.copy()
+    for site in np.flatnonzero(model.site_matid >= 0):
+        if np.array_equal(rgba_S4[site], _UNSET_RGBA):
+            rgba_S4[site] = model.mat_rgba[model.site_matid[site]]
+    glow_M = np.append(model.mat_emission, 0.0)  # material -1 is the last: no glow
+    visible_S = (model.site_group < _VISIBLE) & (rgba_S4[:, 3] > 0)
+    sites = []
+    for site in np.flatnonzero(visible_S):
+        x, y, z = (float(half) for half in model.site_size[site])
+        sites.append(Geom(model.ngeom + int(site), int(model.site_type[site]), (x, y, z)))
+    return dataclasses.replace(
+        camera,
+        geoms=(*camera.geoms, *sites),
+        geom_rgba_G4=np.concatenate([camera.geom_rgba_G4, rgba_S4]),
+        emission_G=np.concatenate([camera.emission_G, glow_M[model.site_matid]]),
+    )
 
 
 def free_view(model: mujoco.MjModel) -> View:

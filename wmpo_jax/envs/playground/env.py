@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from wmpo_jax.envs import quiet  # noqa: F401  # MJX prints when it is first imported
 from wmpo_jax.envs.playground.camera import SceneCamera
 from wmpo_jax.envs.playground.rules import REWARD, rule_for
+from wmpo_jax.envs.playground.scripts import SCRIPTS
 from wmpo_jax.envs.protocol import EnvState
 from wmpo_jax.envs.tabletop.batching import in_safe_batches, safe_batch
 from wmpo_jax.runtime.errors import UserError
@@ -23,8 +24,9 @@ PLAY_SEGMENT = 5  # steps between two actions that random play moves between
 class PlaygroundEnv:
     """One of Playground's environments, simulated by MJX in JAX on every device.
 
-    Actions are Playground's own, [-1, 1]. The demonstrator is a planner: of random actions it
-    takes the one after which Playground's reward is highest. `bias` means nothing to it.
+    Actions are Playground's own, [-1, 1]. The demonstrator is one of `scripts.SCRIPTS`, else a
+    planner: of random actions it takes the one after which Playground's reward is highest; `bias`
+    means nothing to it.
 
     Args:
       name: `playground/PandaPickCube`.
@@ -38,8 +40,10 @@ class PlaygroundEnv:
     def __init__(self, name: str, image_size: int, options: Mapping[str, Any]) -> None:
         environment = name.removeprefix(PREFIX)
         self.name, self.image_size = name, image_size
-        self._env = _load(environment)
+        playground = _registry(environment)
         self._rule = rule = rule_for(environment, options)
+        self._env = _load(playground, environment, rule.seconds)
+        self._script = SCRIPTS.get(environment)
         self.instructions = (rule.instruction,)
         self.action_dim, self.chunk = self._env.action_size, rule.chunk
         wanted = rule.horizon or int(self._env._config.get("episode_length", 1000))
@@ -50,7 +54,14 @@ class PlaygroundEnv:
                 "raise it."
             )
         self._camera = SceneCamera(self._env.mj_model, rule.camera, image_size)
-        self._template = jax.eval_shape(self._stepped, _key(0), jnp.zeros(self.action_dim))
+        # Programs share what has been traced: each of them has a reset, steps and pictures.
+        self._playground_reset = jax.jit(self._call_reset)
+        self._playground_step = jax.jit(self._call_step)
+        self._picture = jax.jit(self._draw)
+        start = jax.eval_shape(self._playground_reset, _key(0))
+        self._template = jax.eval_shape(
+            self._playground_step, start, jax.ShapeDtypeStruct((self.action_dim,), jnp.float32)
+        )
         known = [REWARD, *self._template.metrics]
         if rule.metric not in known:
             raise UserError(
@@ -61,8 +72,7 @@ class PlaygroundEnv:
         self._advance = in_safe_batches(self._step_env, safe_batch(self._env.mjx_model.nv))
 
     def reset(self, seed: jax.Array) -> EnvState:
-        with jax.numpy_rank_promotion("allow"):  # Playground's own code needs it
-            physics = self._shaped(self._env.reset(_key(seed)))
+        physics = self._shaped(self._playground_reset(_key(seed)))
         no = jnp.zeros((), bool)
         return EnvState(
             physics=physics,
@@ -90,15 +100,11 @@ class PlaygroundEnv:
         )
 
     def render(self, state: EnvState) -> jax.Array:
-        from mujoco import mjx
-
-        with jax.numpy_rank_promotion("allow"):
-            # mjx.step leaves the poses of the geoms one substep behind qpos; reset leaves none.
-            data = mjx.kinematics(self._env.mjx_model, state.physics.data)
-        return self._camera.render(data.geom_xpos, data.geom_xmat)
+        return self._picture(state.physics.data)
 
     def expert(self, state: EnvState, key: jax.Array, bias: float = 0.0) -> jax.Array:
-        del bias  # see the class
+        if self._script:
+            return self._script(self._env.mj_model, state.physics.data, bias)
         draw = jax.random.fold_in(key, state.step)
         tried_SA = jax.random.uniform(draw, (CANDIDATES, self.action_dim), minval=-1.0)
         tried_SA = tried_SA.at[0].set(0.0)
@@ -128,20 +134,34 @@ class PlaygroundEnv:
         return physics.reward if metric == REWARD else physics.metrics[metric]
 
     def _step_env(self, physics: Any, action_A: jax.Array) -> Any:
+        return self._shaped(self._playground_step(physics, action_A))
+
+    def _call_reset(self, key: jax.Array) -> Any:
+        with jax.numpy_rank_promotion("allow"):  # Playground's own code needs it
+            return _strong(self._env.reset(key))
+
+    def _call_step(self, physics: Any, action_A: jax.Array) -> Any:
         # Playground's steps write into the dicts of the state that they are given.
         copied = jax.tree.map(lambda leaf: leaf, physics)
         with jax.numpy_rank_promotion("allow"):
-            return self._shaped(self._env.step(copied, action_A))
+            return _strong(self._env.step(copied, action_A))
 
-    def _stepped(self, key: jax.Array, action_A: jax.Array) -> Any:
+    def _draw(self, data: Any) -> jax.Array:
+        from mujoco import mjx
+
         with jax.numpy_rank_promotion("allow"):
-            return self._env.step(self._env.reset(key), action_A)
+            # mjx.step leaves the poses of the geoms one substep behind qpos; reset leaves none.
+            data = mjx.kinematics(self._env.mjx_model, data)
+        return self._camera.render(data)
 
     def _shaped(self, physics: Any) -> Any:
-        """Leaves of the types that a step gives: a reset may have Python's numbers."""
-        return jax.tree.map(
-            lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), physics, self._template
-        )
+        """Leaves of the types that a step gives: a reset may have others."""
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), physics, self._template)
+
+
+def _strong(physics: Any) -> Any:
+    """Arrays for Python's numbers, of a type that is the same wherever they come from."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), physics)
 
 
 def _key(seed: Any) -> jax.Array:
@@ -149,16 +169,28 @@ def _key(seed: Any) -> jax.Array:
     return jax.random.PRNGKey(seed)
 
 
-def _load(environment: str) -> Any:
-    """Playground's environment, for MJX in JAX."""
-    playground = require("mujoco_playground", "playground", "MuJoCo Playground")
-    registry = playground.registry
+def _registry(environment: str) -> Any:
+    """Playground's registry, which has this environment."""
+    registry = require("mujoco_playground", "playground", "MuJoCo Playground").registry
     if environment not in registry.ALL_ENVS:
         raise UserError(
             f"MuJoCo Playground has no environment {environment[:60]!r}: choose from "
             f"{', '.join(registry.ALL_ENVS)}."
         )
-    overrides = {"impl": "jax"} if "impl" in registry.get_default_config(environment) else None
+    return registry
+
+
+def _load(registry: Any, environment: str, seconds: float) -> Any:
+    """Playground's environment for MJX in JAX; an action lasts `seconds` (0: as it says)."""
+    usual = registry.get_default_config(environment)
+    overrides: dict[str, Any] = {"impl": "jax"} if "impl" in usual else {}
+    if seconds:
+        if seconds < usual.sim_dt:
+            raise UserError(
+                f"playground.seconds = {seconds} is less than a step of its physics: set at least "
+                f"{usual.sim_dt}."
+            )
+        overrides["ctrl_dt"] = seconds
     causes = OSError, subprocess.SubprocessError, ValueError, NotImplementedError, AttributeError
     try:
         return registry.load(environment, config_overrides=overrides)

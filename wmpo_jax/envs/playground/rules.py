@@ -23,6 +23,7 @@ class Rule:
       camera: of the MJCF; "" looks from where MuJoCo's free camera begins.
       horizon: actions in an episode; 0: Playground's episode_length, down to whole chunks.
       chunk: actions executed open-loop.
+      seconds: that an action lasts; 0: Playground's ctrl_dt.
     """
 
     instruction: str
@@ -31,6 +32,7 @@ class Rule:
     camera: str = ""
     horizon: int = 0
     chunk: int = 10
+    seconds: float = 0.0
 
 
 # 1 - tanh(5 d) >= 0.8 is a distance of 4 cm, after the gripper has been at the object.
