@@ -93,6 +93,19 @@ class TrainedRun:
         """Of `first_policy`."""
         return self._policy_at(*self.first_policy())
 
+    def collecting_policy_params(self) -> Any:
+        """Of the policy whose rollouts this round aligns on: the last one of reinforcement.
+
+        Where that did worse than an earlier one, reinforcement goes on from the earlier one; but
+        what the last one does is where the world model has to be corrected.
+        """
+        if self.round == 1:
+            return self.policy_params("sft")
+        earlier = dataclasses.replace(self, round=self.round - 1)
+        stage = earlier._named("improve")
+        last = self.workdir.result(stage, ("step",))["step"]
+        return self._policy_at(*((stage, last) if last else earlier.policy_of("improve")))
+
     def _policy_at(self, folder: str, step: int) -> Any:
         shapes = networks.policy_shapes(self.config, self.mesh, self.policy.build)
         return joined(self._restored(folder, shapes, step), self.frozen_policy)

@@ -1,6 +1,7 @@
 """Stage 3: P real rollouts of the base policy, sampled at the training temperature.
 
-Later rounds of the lifelong loop collect with the policy that the round before has resulted in.
+Later rounds of the lifelong loop collect with the last policy of the round before, even where an
+earlier one is its result: the world model is to learn where reinforcement has exploited it.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ def run(context: RunContext) -> dict[str, Any]:
     Once as arrays for the later stages, and once as a dataset (data/rollouts/dataset) for others.
     """
     config, name = context.config, context.named("rollouts")
-    params = context.trained.first_policy_params()
+    params = context.trained.collecting_policy_params()
     first_round = context.round == 1
     count = config.collect.starts if first_round else config.lifelong.starts[context.round - 2]
     seeds = context.round_starts("rollouts", 0, count)
