@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -30,17 +29,16 @@ _SHOWN = 12  # lines of a tree difference; a wrong preset differs in hundreds of
 _ITEMS = ("params", "train_state")
 # Its threads log, traceback by traceback, the errors that it then raises.
 logging.getLogger("absl").addFilter(lambda r: "orbax" not in r.pathname or r.exc_info is None)
-_print_exception = sys.excepthook
+_print_unraisable = sys.unraisablehook
 
 
-def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
+def _print_unless_late(unraisable: Any) -> None:
     """TensorStore's threads report writes that end after the one that failed closed their loop."""
-    late = kind is RuntimeError and str(error) == "Event loop is closed"
-    if not late or threading.current_thread() is threading.main_thread():
-        _print_exception(kind, error, trace)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _print_unraisable(unraisable)
 
 
-sys.excepthook = _print_unless_late
+sys.unraisablehook = _print_unless_late
 
 
 class Checkpoints:
