@@ -210,14 +210,15 @@ def start(workdir: Path, stages: str, *flags: str, limit: int | None = None) -> 
 
 
 def finish(process: subprocess.Popen, seconds: float = 1800) -> tuple[int, str]:
-    """(exit status, stderr); one that has not ended after so many seconds is killed."""
+    """(exit status as a shell reports it, stderr); killed if it has not ended after `seconds`."""
     try:
         errors = process.communicate(timeout=seconds)[1]
     except subprocess.TimeoutExpired:
         process.kill()
         errors = process.communicate()[1]
         errors += f"\nwmpo_jax: no end within {seconds:.0f} s"
-    return process.returncode, errors
+    status = process.returncode
+    return 128 - status if status < 0 else status, errors  # negative: a signal ended it
 
 
 class Table:
@@ -335,6 +336,7 @@ def interrupts(whole: Path, table: Table) -> None:
     assert process.stderr is not None
     while process.poll() is None and "workdir" not in process.stderr.readline():
         pass
+    time.sleep(1)  # until the stage, which only stops at its end, has begun
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

@@ -223,6 +223,7 @@ def test_weights_of_no_kind(kind, tmp_path, capsys):
         '{"image_size": [1]}',
         '{"image_size": 0}',
         '{"image_size": 30}',
+        '{"image_size": 1' + "0" * 400 + "}",
     ],
 )
 def test_config_that_is_none(text, folder, capsys):

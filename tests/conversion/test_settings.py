@@ -60,7 +60,14 @@ def preprocessor(**changes):
         ("reward", {"id2label": {str(i): "x" for i in range(400)}}, "id2label"),
         ("reward", preprocessor(image_mean=[0.5, float("nan"), 0.5]), "image_mean"),
         ("reward", preprocessor(image_std=[0.5, 0.0, 0.5]), "image_std"),
+        ("reward", preprocessor(image_mean=[123.7, 116.3, 103.5]), "three numbers from 0 to 1"),
+        ("reward", preprocessor(image_std=[0.5, 10**400, 0.5]), "three numbers from 0 to 1"),
         ("reward", preprocessor(do_normalize=False), "do_normalize"),
+        ("reward", preprocessor(rescale_factor=1 / 127.5), "rescale_factor"),
+        ("reward", preprocessor(size={"shortest_edge": 256}), "shortest_edge = 256 and the"),
+        ("reward", preprocessor(crop_size={"height": 24, "width": 32}), "crop_size.height = 24"),
+        ("reward", preprocessor(size=256), "size = 256 and the"),
+        ("policy", preprocessor(input_sizes=[[3, 384, 384]] * 2), "input_sizes"),
     ],
 )
 def test_settings_that_are_not_implemented_are_refused_by_name(kind, changes, name):
@@ -74,6 +81,10 @@ def test_settings_of_the_released_models_are_accepted():
     assert config_of("reward", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "qv_bias": True})
     assert config_of("reward", {"id2label": {"0": "not_done", "1": "done"}})
     assert config_of("reward", {"label2id": {"failure": 0, "success": 1}})
+    size = {"height": 32, "width": 32}
+    rescaled = {"rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 32}}
+    assert config_of("reward", preprocessor(**rescaled, crop_size=size))
+    assert config_of("policy", preprocessor(input_sizes=[[3, 28, 28]] * 2))
     assert config_of("autoencoder", {"latents_mean": None, "use_quant_conv": True})
     assert config_of("world_model", {"model_type": "STDiT3", "patch_size": [1, 2, 2]})
 

@@ -236,7 +236,8 @@ import resource, sys
 import numpy as np
 from wmpo_jax.runtime.checkpoints import Checkpoints
 from wmpo_jax.runtime.errors import UserError
-tree = {"w": np.random.default_rng(0).normal(size=(300, 300))}
+draw = np.random.default_rng(0)
+tree = {f"w{i}": draw.normal(size=(200, 200)) for i in range(40)}  # whose writes fail one by one
 with Checkpoints(sys.argv[1]) as checkpoints:
     checkpoints.save(1, tree)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -8,6 +8,7 @@ from wmpo_jax.runtime.errors import UserError
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 LFS_POINTER = b"version https://git-lfs"
+MOST = 2**63  # of whole numbers
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -18,12 +19,20 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     check_pointer(path)
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_int=_whole)
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): copy or download it again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is no JSON object: take the one that belongs to the weights.")
     return value
+
+
+def _whole(digits: str) -> int:
+    """What no float holds would otherwise fail wherever it is used."""
+    number = int(digits)
+    if abs(number) > MOST:
+        raise ValueError(f"the number {digits[:20]} is out of range")
+    return number
 
 
 def check_pointer(path: Path) -> None:

@@ -3,7 +3,6 @@
 A setting that is absent or null has the default of the released models.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +61,7 @@ SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "preprocessor.do_resize": (True,),
         "preprocessor.do_center_crop": (True,),
         "preprocessor.do_rescale": (True,),
+        "preprocessor.rescale_factor": (1 / 255,),
         "preprocessor.do_normalize": (True,),
         "preprocessor.resample": (2,),
     },
@@ -94,6 +94,17 @@ def check_fits(settings: Json, sizes: Mapping[str, Any]) -> None:
                 f"{_where(path)} = {value!r} and the weights have {size!r}: "
                 "take the one that belongs to the weights."
             )
+
+
+def check_image_size(settings: Json, size: int) -> None:
+    """UserError when frames would be resized or cropped to another size than `size` x `size`."""
+    for key in ("preprocessor.size", "preprocessor.crop_size"):
+        value = lookup(settings, key)
+        if isinstance(value, Mapping):
+            edges = ("shortest_edge", "height", "width")
+            check_fits(settings, {f"{key}.{edge}": size for edge in edges})
+        else:  # one number, as older versions of transformers wrote
+            check_fits(settings, {key: size})
 
 
 def lookup(settings: Json, path: str) -> Any:
@@ -135,15 +146,21 @@ def check_labels(settings: Json) -> None:
 
 
 def normalization(settings: Json, path: str) -> tuple[float, ...] | None:
-    """Three finite numbers at `path`, above zero for a std; None where there are none."""
+    """Three numbers from 0 to 1 at `path`, above 0 for a std; None where there are none.
+
+    Pixels are scaled to 0 ... 1 before, so that numbers for 0 ... 255 mean another preprocessing.
+    """
     value = lookup(settings, path)
     if value is None:
         return None
     numbers = isinstance(value, Sequence) and all(
-        type(x) in (int, float) and math.isfinite(x) for x in value
+        type(x) in (int, float) and 0 <= x <= 1 for x in value
     )
     if not numbers or len(value) != 3 or (path.endswith("std") and min(value) <= 0):
-        raise UserError(f"{_where(path)} = {value!r}, expected three numbers: copy the file again.")
+        raise UserError(
+            f"{_where(path)} = {value!r}, expected three numbers from 0 to 1: "
+            "take the file that belongs to the weights."
+        )
     return tuple(map(float, value))
 
 

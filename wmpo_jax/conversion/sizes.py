@@ -60,7 +60,9 @@ def policy_config(shapes: Shapes, json: Json) -> VLAConfig:
     llama |= {"intermediate_size": config.llama.mlp_width, "vocab_size": rows}
     llama |= {"num_key_value_heads": config.llama.heads}
     sizes = {f"text_config.{key}": size for key, size in llama.items()}
-    settings.check_fits(json, sizes | {"image_sizes": [config.image_size] * 2})
+    sizes |= {"image_sizes": [config.image_size] * 2}
+    sizes |= {"preprocessor.input_sizes": [[3, config.image_size, config.image_size]] * 2}
+    settings.check_fits(json, sizes)
     return config
 
 
@@ -195,7 +197,8 @@ def reward_config(shapes: Shapes, json: Json) -> VideoMAEConfig:
     )
     sizes = {"hidden_size": hidden, "num_hidden_layers": config.num_layers, "patch_size": patch}
     sizes |= {"intermediate_size": config.mlp_size, "tubelet_size": tubelet}
-    settings.check_fits(json, sizes | {"preprocessor.size.shortest_edge": image_size})
+    settings.check_fits(json, sizes)
+    settings.check_image_size(json, image_size)
     return config
 
 

@@ -195,7 +195,9 @@ def _array(sample: _Sample, name: str) -> np.ndarray:
         except (ValueError, AttributeError) as error:
             raise BadEpisode(f"{_where(sample)} has a damaged {name} ({error})") from error
         begin = file.tell()
-    if dtype.hasobject or begin + math.prod(shape) * dtype.itemsize > offset + size:
+    if dtype.hasobject:
+        raise BadEpisode(f"{_where(sample)} has Python objects in {name}, not numbers")
+    if begin + math.prod(shape) * dtype.itemsize > offset + size:
         raise BadEpisode(f"{_where(sample)} has a damaged {name} (more data than bytes)")
     order = "F" if fortran else "C"
     if not math.prod(shape):

@@ -9,6 +9,7 @@ its paths (`params/blocks/0/kernel`), so what is on disk does not depend on whic
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,16 @@ _SHOWN = 12  # lines of a tree difference; a wrong preset differs in hundreds of
 _ITEMS = ("params", "train_state")
 # Its threads log, traceback by traceback, the errors that it then raises.
 logging.getLogger("absl").addFilter(lambda r: "orbax" not in r.pathname or r.exc_info is None)
+_print_unraisable = sys.unraisablehook
+
+
+def _print_unless_late(unraisable: Any) -> None:
+    """TensorStore's threads report writes that end after the one that failed closed their loop."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _print_unraisable(unraisable)
+
+
+sys.unraisablehook = _print_unless_late
 
 
 class Checkpoints:
