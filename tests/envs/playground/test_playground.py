@@ -65,6 +65,23 @@ def test_it_is_an_environment_of_ours(monkeypatch):
     assert state.step.tolist() == [40] * 3
 
 
+def test_programs_share_what_was_traced(monkeypatch):
+    """Tracing Playground's own Python takes longer than all else that precedes compilation."""
+    env = make(monkeypatch)
+    traced, step = [], stand_in.Slide.step
+    monkeypatch.setattr(
+        stand_in.Slide, "step", lambda *args: (traced.append(len(args)), step(*args))[1]
+    )
+
+    def program(seeds):
+        return record(env, env.play, seeds, jax.random.key(0), 0.0).frames_BTHWC
+
+    jax.jit(program).lower(jnp.arange(4))
+    first = len(traced)
+    jax.jit(lambda seeds: program(seeds) + 1).lower(jnp.arange(4))
+    assert first <= 1 and len(traced) == first
+
+
 def test_the_planner_solves_it_and_play_does_not_depend_on_the_instruction(monkeypatch):
     env = make(monkeypatch, horizon=24)
     played = jax.jit(
