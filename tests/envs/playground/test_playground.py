@@ -188,6 +188,10 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         registry.make_reality("playground/PandaPickCube", 32, {})
 
 
-def test_the_config():
-    config = load_config("configs/playground.py:smoke", ["task=playground/BallInCup"])
+@pytest.mark.parametrize("variant", ["smoke", "point"])
+def test_the_config(variant):
+    config = load_config(f"configs/playground.py:{variant}", ["task=playground/PointMass"])
     assert config.playground.horizon % config.playground.chunk == 0
+    rule = rule_for("PointMass", config.playground)
+    if variant == "point":
+        assert (rule.metric, rule.seconds) == ("reward/near_target", 0.24)
