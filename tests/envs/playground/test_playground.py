@@ -65,6 +65,23 @@ def test_it_is_an_environment_of_ours(monkeypatch):
     assert state.step.tolist() == [40] * 3
 
 
+def test_programs_share_what_was_traced(monkeypatch):
+    """Tracing Playground's own Python takes longer than all else that precedes compilation."""
+    env = make(monkeypatch)
+    traced, step = [], stand_in.Slide.step
+    monkeypatch.setattr(
+        stand_in.Slide, "step", lambda *args: (traced.append(len(args)), step(*args))[1]
+    )
+
+    def program(seeds):
+        return record(env, env.play, seeds, jax.random.key(0), 0.0).frames_BTHWC
+
+    jax.jit(program).lower(jnp.arange(4))
+    first = len(traced)
+    jax.jit(lambda seeds: program(seeds) + 1).lower(jnp.arange(4))
+    assert first <= 1 and len(traced) == first
+
+
 def test_the_planner_solves_it_and_play_does_not_depend_on_the_instruction(monkeypatch):
     env = make(monkeypatch, horizon=24)
     played = jax.jit(
@@ -171,6 +188,10 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         registry.make_reality("playground/PandaPickCube", 32, {})
 
 
-def test_the_config():
-    config = load_config("configs/playground.py:smoke", ["task=playground/BallInCup"])
+@pytest.mark.parametrize("variant", ["smoke", "point"])
+def test_the_config(variant):
+    config = load_config(f"configs/playground.py:{variant}", ["task=playground/PointMass"])
     assert config.playground.horizon % config.playground.chunk == 0
+    rule = rule_for("PointMass", config.playground)
+    if variant == "point":
+        assert (rule.metric, rule.seconds) == ("reward/near_target", 0.24)
