@@ -16,9 +16,9 @@ GRIP_STEPS = 10  # control steps that the fingers need from end to end, and two 
 FINGER_OPENING = 0.04  # meters, half the widest
 BELOW_TOP = 0.02  # meters below an object's top at which it is grasped
 DROP = 0.06  # meters above the target at which it is let go
-INSIDE = 0.014  # meters from a rim's middle inward, where a drawer has room for the outer finger
-FORWARD = 0.015  # meters that what is lifted out of a drawer is moved toward its front
-ACROSS = np.array([0.0, 1.0])  # direction in which the fingers of an unturned hand move
+FINGER_ROOM = 0.089  # meters from a rim's middle to a drawer's corner that the outer finger needs
+PULLED = 0.09  # meters from that corner to the middle of what is lifted
+ACROSS = np.array([0.0, 1.0])  # horizontal direction in which an unturned hand's fingers move
 
 PLAY_SEGMENT = 8  # control steps between two waypoints of play
 PLAY_SPREAD = 0.08  # meters, standard deviation of a waypoint around an object
@@ -64,7 +64,7 @@ class PickAndPlace:
             (grasp + above, 1.0),
             (grasp, 1.0),
             (hand, closed),
-            (np.append(self.lift(), travel), closed),
+            *((point, closed) for point in self.lift(travel)),
             (np.append(drop[:2], travel), closed),
             (drop, closed),
             (hand, 1.0),
@@ -84,9 +84,9 @@ class PickAndPlace:
         rim = radius if radius > FINGER_OPENING else 0.0
         return place_of(self._env, self._thing) + np.array([0.0, rim, top - BELOW_TOP])
 
-    def lift(self) -> np.ndarray:
-        """Over which point the hand rises, meters [2]."""
-        return hand_position(self._env)[:2]
+    def lift(self, height: float) -> tuple[np.ndarray, ...]:
+        """Waypoints [3] of the hand with the thing, up to `height`; meters."""
+        return (np.append(hand_position(self._env)[:2], height),)
 
     def travel(self, height: float) -> float:
         """Height of the way to the target, of which the end needs `height`; meters."""
@@ -100,23 +100,28 @@ class PickAndPlace:
 class OutOfDrawer(PickAndPlace):
     """The same with a thing that is in an open drawer, wider than the hand.
 
-    Between it and the drawer's walls the outer finger has room at the corners only. The fingers push
-    it under the edge of the cabinet's top when they close, so that it is lifted forward.
+    Only in the drawer's corners has the outer finger room, and behind the thing is the edge of the
+    cabinet's top, so that it is pulled forward before it is lifted.
     """
 
     def __init__(self, env: Any, rng: np.random.Generator, drawer: str) -> None:
         super().__init__(env, rng)
-        self._side = roomiest_side(self._env, self._thing, drawer)
-        self._lift = place_of(self._env, self._thing)[:2] + FORWARD * self._side
+        thing = place_of(self._env, self._thing)
+        corner = roomiest_corner(self._env, self._thing, drawer)
+        room = float(np.linalg.norm(corner - thing[:2]))
+        self._side = (corner - thing[:2]) / room
+        self._inside = max(extent(self._env, self._thing)[0] + FINGER_ROOM - room, 0.0)
+        self._front = corner - PULLED * self._side
         self._travel = rim_toward(self._env, self._thing, self._side)[2] + HOVER
 
     def grasp(self) -> np.ndarray:
         rim = rim_toward(self._env, self._thing, self._side)
-        return rim - np.append(INSIDE * self._side, BELOW_TOP)
+        return rim - np.append(self._inside * self._side, BELOW_TOP)
 
-    def lift(self) -> np.ndarray:
-        thing = place_of(self._env, self._thing)
-        return self._lift + (hand_position(self._env) - thing)[:2]
+    def lift(self, height: float) -> tuple[np.ndarray, ...]:
+        hand = hand_position(self._env)
+        pulled = self._front + (hand - place_of(self._env, self._thing))[:2]
+        return np.append(pulled, hand[2]), np.append(pulled, height)
 
     def travel(self, height: float) -> float:
         return max(height, self._travel)
@@ -175,18 +180,17 @@ def drawer_of(env: Any, name: str) -> str:
     return ""
 
 
-def roomiest_side(env: Any, name: str, drawer: str) -> np.ndarray:
-    """Horizontal direction [2] from an object toward one of the two corners at a drawer's front:
-    there is most room between the object and the walls. Of the two the one that turns the hand
-    least."""
+def roomiest_corner(env: Any, name: str, drawer: str) -> np.ndarray:
+    """That of the two corners at a drawer's front, seen from above, toward which the hand has to turn
+    least to take an object in it; meters [2]."""
     thing, middle = place_of(env, name), env.sim.data.get_site_xpos(drawer)
     axes = env.sim.data.get_site_xmat(drawer) * env.sim.model._model.site(drawer).size
     one, other = axes.T[np.argsort(np.abs(axes[2]))[:2]]  # the upright one is left out
     corners = [middle + a * one + b * other for a in (-1, 1) for b in (-1, 1)]
     base = place_of(env, env.object_sites_dict[drawer].parent_name)
     front = sorted(corners, key=lambda corner: -np.linalg.norm((corner - base)[:2]))[:2]
-    sides = [(corner - thing)[:2] / np.linalg.norm((corner - thing)[:2]) for corner in front]
-    return max(sides, key=lambda side: abs(side @ ACROSS))
+    ways = [(corner - thing)[:2] / np.linalg.norm((corner - thing)[:2]) for corner in front]
+    return front[int(np.argmax(np.abs(ways @ ACROSS)))][:2]
 
 
 def turn_to(env: Any, side: np.ndarray) -> float:
