@@ -15,7 +15,7 @@ import numpy as np
 
 from wmpo_jax.envs.libero.benchmark import executed_action, make_protocol
 from wmpo_jax.envs.libero.origin import scene, start
-from wmpo_jax.envs.libero.scripts import PickAndPlace, hand_position
+from wmpo_jax.envs.libero.scripts import expert, hand_position
 from wmpo_jax.envs.libero.simulator import LiberoSimulator
 
 # Noise on the expert's actions, episode by episode: careful ones succeed, wild ones fail.
@@ -36,13 +36,13 @@ def episode(simulator: LiberoSimulator, task: int, number: int) -> dict[str, np.
     simulator.mute()
     env = simulator.env.env
     rng = np.random.default_rng([task, number])
-    expert = PickAndPlace(simulator.env, rng)
+    actor = expert(simulator.env, rng)
     found = start(env)
     body = env.obj_body_id[env.parsed_problem["goal_state"][0][1]]
     rows: dict[str, list] = {"actions_TA": [], "hand_T3": [], "thing_T3": [], "success_T": []}
     left = None
     while len(rows["actions_TA"]) < LONGEST and left != 0:
-        action = expert()
+        action = actor()
         action[:6] += NOISE[number % len(NOISE)] * _TURNS_LESS * rng.standard_normal(6)
         executed = executed_action(action)
         _, _, success, _ = simulator.env.step(executed)
