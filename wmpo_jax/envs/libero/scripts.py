@@ -26,9 +26,7 @@ PLAY_HEIGHT = 0.25  # meters above an object, the highest waypoint
 PLAY_NOISE = 0.2  # action units
 
 
-def steer(
-    position: np.ndarray, goal: np.ndarray, gripper: float, turn: float = 0.0
-) -> np.ndarray:
+def steer(position: np.ndarray, goal: np.ndarray, gripper: float, turn: float = 0.0) -> np.ndarray:
     """The action that moves the hand straight toward `goal`, meters [3], and turns it about the
     vertical by `turn`, radians."""
     move = np.clip((goal - position) / REACH, -1.0, 1.0)
