@@ -26,9 +26,7 @@ PLAY_HEIGHT = 0.25  # meters above an object, the highest waypoint
 PLAY_NOISE = 0.2  # action units
 
 
-def steer(
-    position: np.ndarray, goal: np.ndarray, gripper: float, turn: float = 0.0
-) -> np.ndarray:
+def steer(position: np.ndarray, goal: np.ndarray, gripper: float, turn: float = 0.0) -> np.ndarray:
     """The action that moves the hand straight toward `goal`, meters [3], and turns it about the
     vertical by `turn`, radians."""
     move = np.clip((goal - position) / REACH, -1.0, 1.0)
@@ -181,8 +179,8 @@ def drawer_of(env: Any, name: str) -> str:
 
 
 def roomiest_corner(env: Any, name: str, drawer: str) -> np.ndarray:
-    """That of the two corners at a drawer's front, seen from above, toward which the hand has to turn
-    least to take an object in it; meters [2]."""
+    """Of the two corners at a drawer's front, seen from above, the one toward which the hand has to
+    turn less to take an object in it; meters [2]."""
     thing, middle = place_of(env, name), env.sim.data.get_site_xpos(drawer)
     axes = env.sim.data.get_site_xmat(drawer) * env.sim.model._model.site(drawer).size
     one, other = axes.T[np.argsort(np.abs(axes[2]))[:2]]  # the upright one is left out
