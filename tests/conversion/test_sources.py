@@ -195,6 +195,12 @@ def test_export_of_what_no_import_wrote(record, tmp_path, capsys):
     assert not (tmp_path / "back").exists()
 
 
+def test_a_device_is_no_weight_file(tmp_path, capsys):
+    flags = ["--kind=reward", "--source=/dev/zero", f"--target={tmp_path / 'new'}"]
+    assert convert.main(["import", *flags]) == 2
+    assert "/dev/zero is no weight file" in capsys.readouterr().err
+
+
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     folder = model_folder(tmp_path / "source", "reward")
     monkeypatch.setenv("HOME", str(tmp_path))
