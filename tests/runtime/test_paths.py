@@ -30,7 +30,7 @@ def test_what_leads_nowhere_is_refused(path, sentence):
 
 def test_a_circle_of_links(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(UserError, match="leads nowhere .*: give another"):
+    with pytest.raises(UserError, match=r"leads nowhere .*: give another"):
         resolve(tmp_path / "loop")
 
 

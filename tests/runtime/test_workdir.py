@@ -251,7 +251,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_place_below_a_file_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "result.json", tmp_path / "file" / "deeper" / "result.json"):
-        with pytest.raises(UserError, match="could not be written: (Not a directory|File exists)"):
+        with pytest.raises(UserError, match=r"could not be written: (Not a directory|File exists)"):
             files.save_json(path, {})
 
 
