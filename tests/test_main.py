@@ -61,6 +61,7 @@ def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config=configs/tiny.py", "--config.task=nope"], "set config.task to one of"),
         (["--config=configs/tiny.py", "--stages=sfd"], "no stage sfd"),
         (["--config=configs/tiny.py", "--stages=demos,"], "no stage without a name"),
+        (["--config=configs/tiny.py", "--config.writers=no_such:X"], "writer 'no_such:X'"),
         (["--config=configs/tiny.py", "--stages="], "--stages is empty: give it a value"),
         (["--config=configs/tiny.py", "--base="], "--base is empty"),
         (["--config=configs/tiny.py", "--base=no/such"], r"There is no run at --base="),

@@ -53,7 +53,7 @@ def _positive(text: str) -> int:
 def run(flags: argparse.Namespace) -> None:
     """Claims the address, loads, compiles, answers until it is stopped."""
     for flag, of in (("stage", "workdir"), ("statistics", "checkpoint")):
-        if getattr(flags, flag) and not getattr(flags, of):
+        if getattr(flags, flag) and getattr(flags, of) is None:
             raise UserError(f"--{flag} belongs to --{of}: leave it out.")
     environment.prepare()
     from wmpo_jax.runtime.extras import require
@@ -75,8 +75,8 @@ def open_policy(flags: argparse.Namespace) -> Any:
     from wmpo_jax.assembly.opened import open_run, readable
     from wmpo_jax.serving.policies import CheckpointPolicy, RunPolicy
 
-    if flags.checkpoint:
-        return CheckpointPolicy(flags.checkpoint, flags.statistics)
+    if flags.checkpoint is not None:
+        return CheckpointPolicy(resolve(flags.checkpoint), flags.statistics)
     path = resolve(flags.workdir)
     with readable(path):
         trained = open_run(path)

@@ -195,6 +195,26 @@ def test_export_of_what_no_import_wrote(record, tmp_path, capsys):
     assert not (tmp_path / "back").exists()
 
 
+def test_a_snapshot_of_links_is_imported_as_files(tmp_path):
+    """The cache of Hugging Face's library: links into a folder of files that are named by hash."""
+    whole, snapshot = model_folder(tmp_path / "whole", "policy", 2), tmp_path / "snapshots/1"
+    (tmp_path / "blobs").mkdir()
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(whole.iterdir())):
+        path.rename(tmp_path / f"blobs/{number}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert bring_in("policy", snapshot, tmp_path / "ours") == 0
+    assets = list((tmp_path / "ours/assets").iterdir())
+    assert {"config.json", "dataset_statistics.json"} <= {path.name for path in assets}
+    assert not any(path.is_symlink() for path in assets)
+
+
+def test_a_device_is_no_weight_file(tmp_path, capsys):
+    flags = ["--kind=reward", "--source=/dev/zero", f"--target={tmp_path / 'new'}"]
+    assert convert.main(["import", *flags]) == 2
+    assert "/dev/zero is no weight file" in capsys.readouterr().err
+
+
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     folder = model_folder(tmp_path / "source", "reward")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -47,6 +47,7 @@ def rlds(
     observation: dict[str, Any] | None = None,
     step: Callable[[int], dict[str, Any]] = lambda k: {"language_instruction": "go"},
     seen: Callable[[int], dict[str, Any]] = lambda k: {"image": pictures()[k]},
+    actions: np.ndarray | None = None,
     metadata: tuple[dict[str, Any], dict[str, Any]] = ({}, {}),
     version: str = "1.0.0",
     split: str = "train",
@@ -56,20 +57,19 @@ def rlds(
     Args:
       fields, step: features and values of a step beside `action` and `observation`.
       observation, seen: features and values of the observation.
+      actions: of other numbers or shape than `numbered` float32.
       metadata: features and values.
     """
     import tensorflow_datasets as tfds
 
     picture = tfds.features.Image(shape=(32, 32, 3), encoding_format="png")
+    actions = numbered().astype(np.float32) if actions is None else actions
     features = {
         "observation": tfds.features.FeaturesDict(observation or {"image": picture}),
-        "action": tfds.features.Tensor(shape=(7,), dtype=np.float32),
+        "action": tfds.features.Tensor(shape=actions.shape[1:], dtype=actions.dtype),
         **({"language_instruction": tfds.features.Text()} if fields is None else fields),
     }
-    steps = [
-        {"observation": seen(k), "action": numbered()[k].astype(np.float32), **step(k)}
-        for k in range(STEPS)
-    ]
+    steps = [{"observation": seen(k), "action": actions[k], **step(k)} for k in range(STEPS)]
     whole: dict[str, Any] = {"steps": tfds.features.Dataset(features)}
     example: dict[str, Any] = {"steps": steps}
     if metadata[0]:

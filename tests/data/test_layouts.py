@@ -135,6 +135,18 @@ def test_rlds_pictures_that_are_none(tmp_path):
         open_dataset(rlds_pictures(tmp_path, "floats"))
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_rlds_actions_of_other_types(tmp_path, dtype):
+    path = builders.rlds(tmp_path, actions=builders.numbered().astype(dtype))
+    assert wrong_pictures(open_dataset(path)) == 0
+
+
+def test_rlds_actions_of_one_number(tmp_path):
+    path = builders.rlds(tmp_path, actions=builders.numbered()[:, 0].astype(np.float32))
+    with pytest.raises(UserError, match=r"actions of shape \[8\], not \[steps, A\]"):
+        open_dataset(path)
+
+
 def test_rlds_metadata_in_part(tmp_path):
     import tensorflow_datasets as tfds
 
@@ -152,11 +164,12 @@ def test_rlds_metadata_in_part(tmp_path):
         assert ((info.success, info.finish_step), info.seed) == (expected, None)
 
 
-def tar(path, meta: dict, prefix: str = "0"):
+def tar(path, meta: dict, prefix: str = "0", actions: np.ndarray | None = None):
+    actions = builders.numbered().astype(np.float32) if actions is None else actions
     with tarfile.open(path, "w") as archive:
         for name, content in (
             ("video.npy", _npy(builders.pictures(9))),
-            ("action.npy", _npy(builders.numbered().astype(np.float32))),
+            ("action.npy", _npy(actions)),
             ("meta.json", json.dumps({"instruction": "go", **meta}).encode()),
         ):
             member = tarfile.TarInfo(f"{prefix}.{name}")
@@ -193,6 +206,12 @@ def test_tars_with_none_and_text(tmp_path):
 def test_tars_without_meaning(tmp_path, meta, reason):
     with pytest.raises(UserError, match=reason):
         open_dataset(tar(tmp_path / "set.tar", meta))
+
+
+def test_a_tar_of_python_objects(tmp_path):
+    path = tar(tmp_path / "set.tar", {}, actions=np.array([None, 1], object))
+    with pytest.raises(UserError, match=r"Python objects in action\.npy, not numbers"):
+        open_dataset(path)
 
 
 def test_a_compressed_tar(tmp_path):

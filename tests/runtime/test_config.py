@@ -46,6 +46,7 @@ def test_overrides_take_the_type_of_the_field(spec: str) -> None:
         ("", ["sft=3"], r"no field sft;"),
         ("", ["sft.steps"], r"write --config.sft.steps=VALUE"),
         (":smok", [], r"no variant 'smok': only smoke"),
+        (":", [], r"names no variant after the colon"),
     ],
 )
 def test_mistakes(spec: str, variant: str, overrides: list[str], message: str) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 
+from wmpo_jax.runtime import metric_sinks
 from wmpo_jax.runtime.errors import UserError
 from wmpo_jax.runtime.metrics import MetricWriter, read_metrics
 
@@ -58,7 +59,23 @@ def test_own_writer_gets_the_names_and_values_of_the_json_lines(tmp_path):
     assert Recorder.closed == 1
 
 
-@pytest.mark.parametrize("name", ["cvs", "nowhere:Writer", f"{__name__}:Missing", ":Writer"])
+@pytest.mark.parametrize("name", ["cvs", "nowhere:Writer", f"{__name__}:Missing", "os:system"])
 def test_writer_that_does_not_exist_is_a_user_error(tmp_path, name):
     with pytest.raises(UserError, match=r"config\.writers"):
         MetricWriter(tmp_path, "sft", writers=name)
+    with pytest.raises(UserError, match=r"config\.writers"):
+        metric_sinks.check(f"csv, {name}")
+
+
+def test_a_writer_whose_module_fails_is_a_user_error(tmp_path, monkeypatch):
+    (tmp_path / "broken_writer.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be loaded \(division by zero\)"):
+        metric_sinks.check("broken_writer:Writer")
+
+
+@pytest.mark.parametrize("row", [b"ten,sft/loss,1\n", b"\n\n", b"\xff,sft/loss,1\n"])
+def test_a_damaged_csv_is_named(tmp_path, row):
+    (tmp_path / "sft.csv").write_bytes(b"step,name,value\n" + row)
+    with pytest.raises(UserError, match=r"sft\.csv is damaged .*delete this file"):
+        MetricWriter(tmp_path, "sft", resume_step=10, writers="csv")

@@ -14,10 +14,24 @@ def test_home_is_expanded_and_paths_are_absolute(tmp_path, monkeypatch):
     assert resolve("~/runs/a") == resolve("runs/a") == tmp_path.resolve() / "runs" / "a"
 
 
-@pytest.mark.parametrize("path", ["~no_such_user/x", "a\0b"])
-def test_what_leads_nowhere_is_refused(path):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("~no_such_user/x", "leads nowhere .*write it without ~"),
+        ("a\0b", "cannot be used .*null byte"),
+        ("n" * 300, "cannot be used .File name too long.: give another"),
+        ("", "An empty path"),
+    ],
+)
+def test_what_leads_nowhere_is_refused(path, sentence):
+    with pytest.raises(UserError, match=sentence):
         resolve(path)
+
+
+def test_a_circle_of_links(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"leads nowhere .*: give another"):
+        resolve(tmp_path / "loop")
 
 
 def test_caches(tmp_path, monkeypatch):

@@ -248,6 +248,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_place_below_a_file_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "result.json", tmp_path / "file" / "deeper" / "result.json"):
+        with pytest.raises(UserError, match=r"could not be written: (Not a directory|File exists)"):
+            files.save_json(path, {})
+
+
 def test_damaged_json(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text('{"a": ')

@@ -50,7 +50,7 @@ def locate(source: Path, kind: str = "") -> Source:
     Raises:
       UserError: nothing there, several candidates, or an index that is not to be trusted.
     """
-    if source.is_file():
+    if not source.is_dir():
         weights, files = source, _files(source)
         _check_whole(source)
     else:

@@ -67,8 +67,10 @@ def _override(config: ConfigDict, overrides: Sequence[str], spec: str) -> None:
 
 
 def _read_file(spec: str) -> ConfigDict:
-    name, _, variant = spec.partition(":")
+    name, colon, variant = spec.partition(":")
     path = _find(name)
+    if colon and not variant:
+        raise UserError(f"--config={spec} names no variant after the colon: add one, or drop it.")
     try:
         with _importable(path.parent.parent):
             found = runpy.run_path(str(path))

@@ -36,7 +36,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its place is no folder, as was said
+            temporary.unlink()
 
 
 @contextlib.contextmanager

@@ -36,6 +36,12 @@ def open_sinks(names: str, directory: Path, stage: str, resume_step: int) -> lis
     return [_sink_class(name.strip())(directory, stage, resume_step) for name in _split(names)]
 
 
+def check(names: str) -> None:
+    """Before a run begins: UserError for a writer that cannot be loaded."""
+    for name in _split(names):
+        _sink_class(name.strip())
+
+
 def _split(names: str) -> list[str]:
     return [name for name in names.split(",") if name.strip()]
 
@@ -45,12 +51,18 @@ def _sink_class(name: str) -> type[Sink]:
         return CsvSink
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # it is the user's own program
         raise UserError(
             f"The metric writer {name!r} of config.writers cannot be loaded ({error}): write csv "
             "or module:Class of a module that can be imported here."
         ) from error
+    if not isinstance(found, type) or not (hasattr(found, "write") and hasattr(found, "close")):
+        raise UserError(
+            f"The metric writer {name!r} of config.writers is no class with the methods write and "
+            "close: see docs/extending.md."
+        )
+    return found
 
 
 class CsvSink:
@@ -75,6 +87,12 @@ class CsvSink:
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:
     """Whole rows of steps up to `step`; a row that a kill has cut is dropped."""
-    complete, _, _ = path.read_text().rpartition("\n")
-    rows = list(csv.reader(complete.splitlines()))[1:]
-    return [row for row in rows if int(row[0]) <= step]
+    try:
+        complete, _, _ = path.read_text().rpartition("\n")
+        rows = list(csv.reader(complete.splitlines()))[1:]
+        return [row for row in rows if int(row[0]) <= step]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete this file, its curves are lost and the run is "
+            "not."
+        ) from error

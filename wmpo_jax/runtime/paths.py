@@ -16,14 +16,23 @@ def resolve(path: str | Path) -> Path:
     A leading ~ is the home folder, which the shell leaves alone behind `--flag=`.
 
     Raises:
-      UserError: there is no such user's home, or the path has a character that no path may have.
+      UserError: it is empty, there is no such user's home, it may not be looked at, or it has more
+        characters than a path may have, or others.
     """
+    if not str(path):
+        raise UserError("An empty path names no file or folder: give a whole path.")
     try:
-        return Path(path).expanduser().resolve()
+        found = Path(path).expanduser().resolve()
+        found.exists()  # raises where that cannot be known
+        return found
     except RuntimeError as error:  # no home folder, or a circle of links
-        raise UserError(f"The path {path} leads nowhere ({error}): write it without ~.") from error
+        cure = "write it without ~" if str(path).startswith("~") else "give another"
+        raise UserError(f"The path {path} leads nowhere ({error}): {cure}.") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"The path {str(path)!r} cannot be used: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"The path {str(path)[:200]!r} cannot be used ({reason}): give another."
+        ) from error
 
 
 def cache_folder(name: str) -> Path:

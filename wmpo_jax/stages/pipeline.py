@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from wmpo_jax.assembly.environment import make_task
 from wmpo_jax.assembly.trained import ROUND_STAGES, round_name, rounds_of
-from wmpo_jax.runtime import preemption
+from wmpo_jax.runtime import metric_sinks, preemption
 from wmpo_jax.runtime.errors import DamagedEnd, UserError
 from wmpo_jax.runtime.mesh import check_even
 from wmpo_jax.runtime.progress import say, warn
@@ -136,9 +136,11 @@ def check(config: ConfigDict, names: Sequence[str] = ()) -> None:
     """Before a workdir is made, which would then belong to a mistake: stages, task, its options.
 
     Raises:
-      UserError: an unknown stage, task or option, or a simulator that is not installed.
+      UserError: an unknown stage, task, option or metric writer, or a simulator that is not
+        installed.
     """
     running = chosen(config, names)
+    metric_sinks.check(config.get("writers", ""))
     if not config.task:
         return
     task = make_task(config)
