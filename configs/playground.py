@@ -63,6 +63,6 @@ def _point(config: ConfigDict) -> None:
         chunk=4,
         seconds=0.24,
     )
-    config.demos.bias = 0.03  # they succeed where they come to it from the left, in three of ten
+    config.demos.bias = 0.03  # 134 of 384 succeed: those that come from the left
     # The ball's speed is not in one frame.
     config.world_model.history = 2
