@@ -29,12 +29,12 @@ def measure(name: str) -> list[float]:
     import jax
     import jax.numpy as jnp
 
-    from wmpo_jax.envs import registry
     from wmpo_jax.envs.dynamics import expert_actor, recorder
+    from wmpo_jax.envs.playground.env import PREFIX, PlaygroundEnv
 
     jax.config.update("jax_enable_compilation_cache", False)
     marks = [time.process_time()]
-    env = registry.make_reality(f"playground/{name}", 32, {"horizon": 8, "chunk": 4})
+    env = PlaygroundEnv(PREFIX + name, 32, {"horizon": 8, "chunk": 4})
     marks.append(time.process_time())
     for actor in (expert_actor(env, 0.0), env.play):
         program = recorder(env, actor).lower(jnp.arange(8), jax.random.key(0))

@@ -5,7 +5,8 @@
     python -m wmpo_jax.main --config=configs/playground.py --config.task=playground/PandaPickCube
 
 Needs `pip install 'wmpo_jax[playground]'`. `:smoke` runs every stage for a few steps. `:point` is
-the smallest real run: the point mass, whose demonstrators aim beside the target. Without a variant
+meant as the smallest real run: the point mass, whose demonstrators aim beside the target; its
+imitation does not learn yet (docs/playground.md). Without a variant
 it has the sizes of configs/tiny.py at 64 pixels; no result has been made with it.
 """
 
@@ -63,6 +64,8 @@ def _point(config: ConfigDict) -> None:
         chunk=4,
         seconds=0.24,
     )
-    config.demos.bias = 0.03  # they succeed where they come to it from the left, in three of ten
+    config.demos.bias = 0.03  # 134 of 384 succeed: those that come from the left
+    # Not tried yet: 300 steps of AdamW did not find the ball.
+    config.sft.update(optimizer="muon", learning_rate=3e-3)
     # The ball's speed is not in one frame.
     config.world_model.history = 2

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "benchmarks.two_hosts": "not here: two whole runs; test_two_hosts.py has small ones",
     "benchmarks.faults": "not here: ten minutes of runs; tests/runtime has each kind",
     "benchmarks.libero_mjx": "not here: half an hour; test_fidelity.py has one short episode",
+    "benchmarks.playground": "not here: needs MuJoCo Playground, which the lock does not have",
     "docs/screenshots.py": "not here: needs a Chromium",
     "bash launch/release.sh": "not here: needs the network and ten minutes",
     "pip install": "not here: changes the environment that the tests run in",
