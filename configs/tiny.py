@@ -211,11 +211,14 @@ def _push(config: ConfigDict) -> None:
     """Two blocks, of which the words name one, pushed into a zone by contact alone.
 
     Of the demonstrators' biases 0, .06, .10, .14 this one leaves 49 % success (128 starts; the
-    others .88, .93, .84): enough to learn from, and a systematic flaw.
+    others .88, .93, .84): enough to learn from, and a systematic flaw. Imitation is what push still
+    lacks: the base policy succeeded in .055 of its 128 rollouts after 4000 steps and in .117 after
+    12000, with a loss that was still falling.
     """
     config.task = "push"
     _two_objects(config)
     config.demos.bias = 0.14
+    config.sft.steps = 12000
 
 
 def _lift(config: ConfigDict) -> None:
