@@ -19,7 +19,7 @@ from wmpo_jax import convert
 from wmpo_jax.conversion.load import load_policy
 from wmpo_jax.data.transforms import ImageTransform
 from wmpo_jax.envs.libero.benchmark import HORIZONS, executed_action, language, task_names
-from wmpo_jax.models.vla.tokenizer import LLAMA2_LONE_SPACE
+from wmpo_jax.models.vla.tokenizer import LLAMA2_LONE_SPACE, PromptTokenizer
 
 SUITE = "libero_spatial"
 
@@ -45,11 +45,6 @@ def policy(golden, tmp_path_factory):
     synthetic.write_tokenizer(source, ["bowl"])
     flags = ["--kind=policy", f"--source={source}", f"--target={root / 'policy'}"]
     assert convert.main(["import", *flags]) == 0
-    # A vocabulary of Llama's size would be refused beside so small a policy.
-    words = {f"w{number}": number for number in range(LLAMA2_LONE_SPACE)}
-    vocabulary = words | {"▁": LLAMA2_LONE_SPACE, "<unk>": 29_872, "<PAD>": 32_000}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.save(str(root / "policy" / "assets" / "tokenizer.json"))
     return load_policy(root / "policy", unnorm_key=SUITE, jpeg=True)
 
 
@@ -61,13 +56,20 @@ def test_the_picture(policy, golden):
     assert_within_a_level(pixels, tensors["out.pixel_values"], config.stds)
 
 
-def test_the_instructions(policy, golden):
-    """Every instruction of every suite ends where the golden prompts do."""
+def test_the_instructions(golden, tmp_path):
+    """Every instruction of every suite ends where the golden prompts do.
+
+    A vocabulary of Llama's size is refused beside so small a policy, so its tokenizer is alone.
+    """
+    words = {f"w{number}": number for number in range(LLAMA2_LONE_SPACE)}
+    vocabulary = words | {"▁": LLAMA2_LONE_SPACE, "<unk>": 29_872, "<PAD>": 32_000}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert (golden["policy"][0]["in.input_ids_left_padded"][:, -1] == LLAMA2_LONE_SPACE).all()
     instructions = [
         language(suite, task) for suite in HORIZONS for task in range(len(task_names(suite)))
     ]
-    prompts, lengths = policy.policy.tokenizer.encode_batch(instructions)
+    prompts, lengths = PromptTokenizer(tmp_path / "tokenizer.json").encode_batch(instructions)
     assert len(instructions) == 130
     assert (prompts[np.arange(len(instructions)), lengths - 1] == LLAMA2_LONE_SPACE).all()
 
