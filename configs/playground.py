@@ -6,8 +6,8 @@
 
 Needs `pip install 'wmpo_jax[playground]'`. `:smoke` runs every stage for a few steps. `:point` is
 meant as the smallest real run: the point mass, whose demonstrators aim beside the target; its
-imitation does not learn yet (docs/playground.md). Without a variant
-it has the sizes of configs/tiny.py at 64 pixels; no result has been made with it.
+imitation does not learn yet (docs/playground.md). Without a variant it has the sizes of
+configs/tiny.py at 64 pixels; no result has been made with it.
 """
 
 from ml_collections import ConfigDict

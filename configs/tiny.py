@@ -1,7 +1,7 @@
 """The whole cycle on a laptop CPU: press the pad, at 32 x 32 pixels.
 
     python -m wmpo_jax.main --config=configs/tiny.py            # press; the README has its results
-    python -m wmpo_jax.main --config=configs/tiny.py:lift       # the second row: grasping, words
+    python -m wmpo_jax.main --config=configs/tiny.py:lift       # grasping, words; does not work yet
     python -m wmpo_jax.main --config=configs/tiny.py:push       # contacts; also :stack
     python -m wmpo_jax.main --config=configs/tiny.py:smoke      # every stage, too short to learn
 

@@ -87,7 +87,7 @@ class TrainedRun:
         """As `policy_of`: the policy that reinforcement begins with in this round."""
         if self.round == 1:
             return self.policy_of("sft")
-        return dataclasses.replace(self, round=self.round - 1).policy_of("improve")
+        return self._before.policy_of("improve")
 
     def first_policy_params(self) -> Any:
         """Of `first_policy`."""
@@ -99,12 +99,17 @@ class TrainedRun:
         Where that did worse than an earlier one, reinforcement goes on from the earlier one; but
         what the last one does is where the world model has to be corrected.
         """
-        if self.round == 1:
-            return self.policy_params("sft")
-        earlier = dataclasses.replace(self, round=self.round - 1)
-        stage = earlier._named("improve")
-        last = self.workdir.result(stage, ("step",))["step"]
-        return self._policy_at(*((stage, last) if last else earlier.policy_of("improve")))
+        if self.round > 1:
+            stage = self._before._named("improve")
+            last = self.workdir.result(stage, ("step",))["step"]
+            if last:  # 0: gates had stopped it
+                return self._policy_at(stage, last)
+        return self.first_policy_params()
+
+    @property
+    def _before(self) -> "TrainedRun":
+        """The same of the round before."""
+        return dataclasses.replace(self, round=self.round - 1)
 
     def _policy_at(self, folder: str, step: int) -> Any:
         shapes = networks.policy_shapes(self.config, self.mesh, self.policy.build)
